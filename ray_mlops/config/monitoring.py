@@ -1,0 +1,97 @@
+"""What is watched, when it is an alarm, and what is done about it."""
+
+from datetime import timedelta
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from ray_mlops.config.section import Duration, Section
+
+
+class ReferenceConfig(Section):
+    """What drift is measured against: a window of its own, not the training split."""
+
+    windows: PositiveInt = 60
+    """The newest this many windows before promotion."""
+    min_windows: PositiveInt = Field(20, ge=8)
+    """Below this a window-level channel warms up: new windows join the reference."""
+
+
+class LabelsConfig(Section):
+    """Labels come late."""
+
+    delay: Duration = timedelta(days=1)
+    """Event time after which a cohort counts as matured."""
+    horizon: Duration = timedelta(days=30)
+    """Event time after which a prediction without a label is given up, and an unmatched label is `unknown`."""
+    min_coverage: float = Field(0.5, ge=0, le=1)
+    """Matured cohorts with a smaller share of labels are shown but not judged."""
+
+
+class MonitoringConfig(Section):
+    """The monitor."""
+
+    window: Duration = timedelta(days=1)
+    """The unit of all tests: one seasonal cycle, in event time."""
+    allowed_lateness: Duration = timedelta(0)
+    """The watermark stays this far behind the largest event time seen."""
+    max_ahead: Duration | None = None
+    """Rows whose event time is further ahead of their arrival than this are quarantined; None accepts all."""
+    reference: ReferenceConfig = ReferenceConfig()
+    min_window_rows: PositiveInt = 50
+    """Windows with fewer rows are shown but not tested."""
+    bins: PositiveInt = Field(32, ge=4, le=256)
+    """Quantile bins of a numeric feature, frozen from the reference."""
+    top_categories: PositiveInt = Field(32, ge=2, le=1024)
+    """Categories counted by name; the rest are `other`."""
+    alpha: float = Field(0.01, gt=0, lt=0.5)
+    """Action level: probability of ever a false alarm in one reference epoch."""
+    notification_windows: PositiveInt = 1000
+    """Notification level: mean number of windows between false notices."""
+    tolerance: float = Field(0.05, ge=0, lt=1)
+    """Total variation that the row-level fallback tolerates."""
+    null_tolerance: float = Field(0.05, ge=0, le=1)
+    """Rise of the null ratio over the reference's that is still no breach."""
+    loss_tolerance: NonNegativeFloat = 0.01
+    """Rise of the mean loss (in [0, 1]) over the gate's that is still no decay."""
+    score_weight: float = Field(0.3, ge=0, le=1)
+    """Weight of the score's evidence in the dataset alarm; features share the rest by importance."""
+    labels: LabelsConfig = LabelsConfig()
+
+
+class BudgetConfig(Section):
+    """A token bucket, in event time."""
+
+    count: PositiveInt = 4
+    per: Duration = timedelta(days=30)
+
+
+class RetrainingConfig(Section):
+    """When a model renews itself, and on what."""
+
+    enabled: bool = True
+    cool_down: Duration = timedelta(days=14)
+    """Event time between two retrainings; at least the label delay plus one window. Doubled by a refusal."""
+    budget: BudgetConfig = BudgetConfig()
+    schedule: Duration | None = None
+    """Retrain at least this often even without an alarm."""
+    window: Duration = timedelta(days=60)
+    """Rolling training window, used where too few labelled rows lie after the change point."""
+    holdout: Duration = timedelta(days=7)
+    """The newest matured rows, kept for the gate."""
+    min_rows: PositiveInt = 1000
+    """Matured labelled rows that the training window needs."""
+    half_life: Duration | None = None
+    """Training weights halve for every this much age; None weighs all rows alike."""
+    action: Literal["full", "fine_tune"] = "full"
+    """`full` trains anew, `fine_tune` starts from the champion's weights."""
+    deadline_s: float = Field(1800.0, gt=0)
+    """Wall-clock seconds after which a retraining job gives up."""
+    max_attempts: NonNegativeInt = 2
+    """How often a job that died is submitted again for the same decision."""
+
+    @model_validator(mode="after")
+    def _holdout_fits(self) -> Self:
+        if self.holdout >= self.window:
+            raise ValueError("'holdout' must be shorter than 'window'")
+        return self

@@ -1,0 +1,118 @@
+"""How models answer requests, and how a candidate becomes champion."""
+
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from ray_mlops.config.section import Duration, Section
+
+GuardName = Literal["errors", "latency", "latency_slo", "loss", "score_shift", "sample_ratio"]
+
+
+class PredictionLogConfig(Section):
+    """The log of every prediction, in Parquet by event day."""
+
+    max_buffer_rows: PositiveInt = 50_000
+    """Rows held in memory before the policy acts."""
+    policy: Literal["drop", "block"] = "drop"
+    """When the buffer is full: drop and count, or answer 503 until there is room."""
+    durability: Literal["batch", "spool"] = "batch"
+    """`batch` writes each flush; `spool` appends to a local file before each answer, so that nothing is lost."""
+    redact: dict[str, Literal["drop", "hash"]] = {}
+    """Columns that the log leaves out, or keeps as a salted hash."""
+
+
+class ServingConfig(Section):
+    """The gateway: one Serve application for every model of the cluster."""
+
+    host: str = "127.0.0.1"
+    """Bound to loopback unless told otherwise."""
+    port: int = Field(8000, ge=0, le=65535)
+    """HTTP port; when it is in use the next free one is taken and said, 0 picks any."""
+    num_replicas: PositiveInt = 1
+    cpus_per_replica: NonNegativeFloat = 0.1
+    max_ongoing_requests: PositiveInt = 128
+    max_queued_requests: PositiveInt = 1024
+    request_timeout_s: PositiveFloat = 30.0
+    candidate_timeout_s: PositiveFloat = 5.0
+    """A candidate that takes longer is booked as failed, and the champion answers."""
+    max_body_mb: PositiveFloat = 16.0
+    max_rows: PositiveInt = 10_000
+    max_json_depth: PositiveInt = 16
+    flush_interval_s: PositiveFloat = 0.25
+    """How long a row waits at most before it is logged and handed to the monitor."""
+    predict_auth: Literal["open", "token"] = "open"
+    """`token` asks for a bearer token with the role `predict` or `label`; operators always need one."""
+    log: PredictionLogConfig = PredictionLogConfig()
+
+
+class ShadowConfig(Section):
+    """The candidate scores logged rows beside the champion, off the request path."""
+
+    enabled: bool = True
+    min_pairs: PositiveInt = 500
+    """Labelled pairs before non-inferiority may be concluded."""
+    max_pairs: PositiveInt = 20_000
+    """Give up (`inconclusive`) after this many labelled pairs."""
+    loss_margin: PositiveFloat = 0.01
+    """How much worse the candidate's mean loss may be (see ``ray_mlops.statistics``: losses lie in [0, 1])."""
+
+
+class GuardsConfig(Section):
+    """Tests that can stop a rollout. All are valid however often they are looked at."""
+
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    """Probability of ever rolling back a candidate that is no worse, over all guards together."""
+    promote_alpha: float = Field(0.05, gt=0, lt=0.5)
+    """Probability of ever promoting a candidate that is worse than the margin."""
+    error_limit: float = Field(0.01, gt=0, lt=1)
+    """The candidate's error ratio must be shown to lie below this (or not worse than the champion's)."""
+    error_margin: PositiveFloat = 0.5
+    """Relative margin of non-inferiority in errors: 0.5 allows 1.5 times the champion's."""
+    hard_error_ratio: float = Field(0.5, gt=0, le=1)
+    """Roll back at once above this candidate error ratio over the last ``hard_error_requests``."""
+    hard_error_requests: PositiveInt = 20
+    latency_quantile: float = Field(0.95, gt=0.5, lt=1)
+    """The champion's quantile of model time, frozen at the start, that counts as slow."""
+    latency_slo_ms: PositiveFloat = 1000.0
+    """End-to-end latency above which a request counts as a violation, for both arms."""
+    slo_limit: float = Field(0.05, gt=0, lt=1)
+    """Share of violations that the candidate must be shown to stay below."""
+    sample_ratio_alpha: float = Field(1e-4, gt=0, lt=0.1)
+    dry_run: list[GuardName] = ["score_shift"]
+    """Guards that are computed and shown but never act."""
+
+
+class RolloutConfig(Section):
+    """From candidate to champion."""
+
+    auto_start: bool = True
+    """A candidate that passed the gate starts its rollout by itself."""
+    auto_promote: bool = True
+    """Promote on evidence; False waits for a person at the last step."""
+    isolation: Literal["isolated", "in_replica"] = "isolated"
+    shadow: ShadowConfig = ShadowConfig()
+    steps: list[float] = [0.05, 0.25, 0.5]
+    """Shares of traffic for the candidate, rising."""
+    min_requests: NonNegativeInt = 50
+    """Requests to the candidate before a step may end."""
+    min_duration_s: NonNegativeFloat = 0.0
+    """Wall-clock seconds before a step may end."""
+    max_duration_s: PositiveFloat = 7 * 86400.0
+    """A step that is still inconclusive after this long does what ``on_inconclusive`` says."""
+    on_inconclusive: Literal["pause", "rollback"] = "pause"
+    bake_requests: NonNegativeInt = 100
+    """Requests that the new champion answers, with the old one warm, before the rollout is over."""
+    evaluate: Literal["continuous", "window"] = "continuous"
+    """`continuous` looks at each closed second of arrival time; `window` once for each closed monitoring
+    window of event time, which makes a replay repeatable."""
+    guards: GuardsConfig = GuardsConfig()
+    prepare_timeout_s: PositiveFloat = 180.0
+    max_rollout: Duration | None = None
+    """Event time after which an unfinished rollout is rolled back; None waits."""
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> Self:
+        if not self.steps or any(not 0 < w < 1 for w in self.steps) or sorted(set(self.steps)) != list(self.steps):
+            raise ValueError(f"steps must rise strictly within (0, 1), got {self.steps}")
+        return self

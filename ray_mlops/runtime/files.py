@@ -1,0 +1,135 @@
+"""The store's files: atomic writes and plain reads on a local directory or any fsspec URI."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from ray_mlops.errors import StoreError
+
+
+class Files:
+    """Files under one root. Paths are relative, with forward slashes, and never leave the root.
+
+    A local write goes to a temporary name, is flushed to disk and renamed; object stores put a whole
+    object or none. A reader never sees half a file.
+
+    Example:
+        >>> import tempfile
+        >>> files = Files(tempfile.mkdtemp())
+        >>> files.write("a/b.txt", b"hello")
+        >>> files.read("a/b.txt"), list(files.names("a"))
+        (b'hello', ['a/b.txt'])
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+        self.is_local = "://" not in root or root.startswith("file://")
+        self._filesystem, self._base = fsspec.core.url_to_fs(self.root)
+
+    def __reduce__(self) -> tuple[type["Files"], tuple[str]]:
+        return Files, (self.root,)
+
+    def uri(self, path: str) -> str:
+        """The absolute address of a file: a local path, or a URI."""
+        return f"{self._base if self.is_local else self.root}/{self._check(path)}"
+
+    def local(self, path: str) -> Path:
+        """The path on this machine.
+
+        Raises:
+            StoreError: The store is not a local directory.
+        """
+        if not self.is_local:
+            raise StoreError("this store is not a local directory", self.root)
+        return Path(self._base) / self._check(path)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a whole file, atomically and durably.
+
+        Raises:
+            StoreError: No permission, no space, or the store cannot be reached.
+        """
+        target = f"{self._base}/{self._check(path)}"
+        try:
+            if not self.is_local:
+                self._filesystem.pipe_file(target, content)
+                return
+            write_atomically(Path(target), content)
+        except OSError as error:
+            remedy = "check permissions and free space"
+            raise StoreError(f"cannot be written: {error}", self.uri(path), remedy) from error
+
+    def read(self, path: str) -> bytes:
+        """Read a whole file.
+
+        Raises:
+            StoreError: It is missing or cannot be read.
+        """
+        try:
+            return bytes(self._filesystem.cat_file(f"{self._base}/{self._check(path)}"))
+        except OSError as error:
+            raise StoreError(f"cannot be read: {error}", self.uri(path)) from error
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or directory is there."""
+        return bool(self._filesystem.exists(f"{self._base}/{self._check(path)}"))
+
+    def names(self, path: str) -> Iterator[str]:
+        """Files below a directory, as relative paths, sorted; nothing where there is no directory."""
+        self._filesystem.invalidate_cache()
+        found = self._filesystem.find(f"{self._base}/{self._check(path)}")
+        prefix = len(self._base.rstrip("/")) + 1
+        return iter(sorted(name[prefix:] for name in found if not name.endswith(".tmp")))
+
+    def delete(self, path: str) -> None:
+        """Delete a file or a directory with all in it; nothing happens where there is none."""
+        target = f"{self._base}/{self._check(path)}"
+        if self._filesystem.exists(target):
+            self._filesystem.rm(target, recursive=True)
+
+    def modified(self, path: str) -> float:
+        """Unix time of the last change, seconds."""
+        return float(self._filesystem.modified(f"{self._base}/{self._check(path)}").timestamp())
+
+    def write_table(self, path: str, table: pa.Table) -> None:
+        """Write an Arrow table as one Parquet file, atomically."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self.write(path, sink.getvalue().to_pybytes())
+
+    def read_table(self, path: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+        """Read one Parquet file."""
+        return pq.read_table(pa.BufferReader(self.read(path)), columns=columns, filters=filters)
+
+    def arrow(self) -> tuple[pafs.FileSystem, str]:
+        """A pyarrow filesystem and the root's path in it, for Ray and Parquet datasets."""
+        if self.is_local:
+            return pafs.LocalFileSystem(), str(self._base)
+        return pafs.PyFileSystem(pafs.FSSpecHandler(self._filesystem)), str(self._base)
+
+    def _check(self, path: str) -> str:
+        if path.startswith("/") or "\\" in path or "\0" in path or ".." in path.split("/"):
+            raise StoreError(f"path {path!r} leaves the store", self.root)
+        return path
+
+
+def write_atomically(target: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a local file by a temporary name, flush and rename; leaves nothing behind on failure."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
