@@ -1,0 +1,1 @@
+"""One file for each revision. A released one is never edited."""
