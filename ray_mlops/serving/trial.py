@@ -1,0 +1,143 @@
+"""The evidence of one rollout as it gathers: tallies of the replicas, losses from the monitor and the shadow."""
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.exceptions import RayError
+
+from ray_mlops.config import ProjectConfig
+from ray_mlops.errors import RayMLOpsError
+from ray_mlops.runtime.files import Files
+from ray_mlops.serving.arms import ArmControl
+from ray_mlops.serving.evidence import LossEvidence, TallyBook
+from ray_mlops.serving.protocol import ModelRoutes, MonitorView
+from ray_mlops.serving.record import ModelRecord
+from ray_mlops.serving.rollout_state import RolloutState
+from ray_mlops.serving.shadow import BundleFacts, ShadowLog, aligned, gather_losses
+
+logger = logging.getLogger(__name__)
+
+SCORED_ROWS_PER_PAIR = 5
+"""Rows that the shadow scores at most, as a multiple of the pairs it may use: most wait for labels."""
+BATCH_ROWS = 4096
+
+
+class Trial:
+    """Evidence of one rollout, with a checkpoint in the store.
+
+    Args:
+        state: The rollout, as it stands now.
+        config: The model's configuration.
+        after_us: The candidate has seen no row after this event time, microseconds since 1970 UTC.
+        files: The store.
+    """
+
+    def __init__(self, state: RolloutState, config: ProjectConfig, after_us: int, files: Files) -> None:
+        self.rollout_id = state.rollout_id
+        self.losses = LossEvidence(problem="no labels yet")
+        self.evaluated = state.window
+        """The last window that was looked at."""
+        self.book = TallyBook(state.first_route_version, config.rollout.guards.hard_error_requests)
+        self._model, self._version = state.model, state.version
+        self._config = config
+        self._after_us = after_us
+        self._files = files
+        self._path = f"rollouts/{state.model}.json"
+        self._facts: BundleFacts | None = None
+        self._shadow: ShadowLog | None = None
+        self._restore()
+
+    async def gather_losses(
+        self, record: ModelRecord, arms: ArmControl, monitor: MonitorView | None, through: int | None
+    ) -> bool:
+        """Bring ``losses`` up to date; returns whether that was possible.
+
+        Args:
+            record: The model as the ledger tells it.
+            arms: Scores logged rows while the rollout is in its shadow.
+            monitor: Has the labelled rows.
+            through: Only labelled rows of windows up to this one; None takes every closed window.
+        """
+        routes, state = record.routes, record.rollout
+        if routes is None or state is None or monitor is None:
+            self.losses = LossEvidence(problem="there is no monitor, so there are no labels")
+            return True
+        try:
+            if self._facts is None:
+                self._facts = await arms.facts(routes.champion.bundle)
+            problem = await self._score(routes, state, arms)
+            labelled = await monitor.labelled(self._model, self._after_us // self._window_us - 1)
+        except (RayMLOpsError, RayError) as error:
+            logger.warning("cannot gather losses rollout=%s error=%s", self.rollout_id, error)
+            return False
+        if through is not None and labelled.num_rows:
+            labelled = labelled.filter(pc.less_equal(labelled["window"], through))
+        self.losses = gather_losses(
+            labelled,
+            self._shadow.predictions if self._shadow else {},
+            self._facts,
+            champion=routes.champion.version,
+            after_us=self._after_us,
+            weights=record.weights,
+            problem=problem,
+        )
+        return True
+
+    async def save(self) -> None:
+        """Write the checkpoint."""
+        content = {"rollout_id": self.rollout_id, "evaluated": self.evaluated, "book": self.book.to_json()}
+        await asyncio.to_thread(self._files.write, self._path, json.dumps(content).encode())
+
+    @property
+    def _window_us(self) -> int:
+        return round(self._config.monitoring.window.total_seconds() * 1e6)
+
+    async def _score(self, routes: ModelRoutes, state: RolloutState, arms: ArmControl) -> str:
+        """In the shadow, let the candidate score what was logged since; returns why that cannot be done."""
+        if state.skip_shadow or not self._config.rollout.shadow.enabled:
+            return ""
+        redacted = sorted(self._config.serving.log.redact)
+        if redacted:
+            return f"the log redacts {', '.join(redacted)}: its rows cannot be scored again"
+        if self._shadow is None:
+            max_rows = SCORED_ROWS_PER_PAIR * self._config.rollout.shadow.max_pairs
+            arguments = (self._files, self._model, self.rollout_id, routes.champion.version, self._after_us, max_rows)
+            self._shadow = await asyncio.to_thread(ShadowLog, *arguments)
+        shadow = self._shadow
+        in_shadow = state.stage == "shadow" or (state.stage == "paused" and state.paused_from == "shadow")
+        names = await asyncio.to_thread(shadow.unread) if in_shadow and not shadow.is_full else []
+        while names and not shadow.is_full:
+            batch, tables = await asyncio.to_thread(_read_batch, shadow, names)
+            rows = pa.concat_tables(tables, promote_options="default")
+            values = np.empty(0)
+            if rows.num_rows:
+                values, classes = await arms.score(self._model, self._version, rows.drop_columns(["prediction_id"]))
+                values = aligned(values, classes, self._facts.classes if self._facts else classes)
+            await asyncio.to_thread(shadow.keep, batch, rows, values)
+            names = names[len(batch) :]
+        return ""
+
+    def _restore(self) -> None:
+        if not self._files.exists(self._path):
+            return
+        content: dict[str, Any] = json.loads(self._files.read(self._path))
+        if content["rollout_id"] != self.rollout_id:
+            return
+        self.book = TallyBook.from_json(content["book"])
+        known = [window for window in (content["evaluated"], self.evaluated) if window is not None]
+        self.evaluated = max(known, default=None)
+
+
+def _read_batch(shadow: ShadowLog, names: list[str]) -> tuple[list[str], list[pa.Table]]:
+    """Read log files until they hold enough rows for one call; at least one file."""
+    tables: list[pa.Table] = []
+    for name in names:
+        tables.append(shadow.rows(name))
+        if sum(table.num_rows for table in tables) >= BATCH_ROWS:
+            break
+    return names[: len(tables)], tables

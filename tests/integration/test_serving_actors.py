@@ -1,0 +1,185 @@
+"""The detached actors on a real cluster: long polls, deaths, and a whole rollout behind a real gateway."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pytest
+import ray
+import torch
+
+from ray_mlops.config import ProjectConfig, ServingConfig, StoreConfig, build_config, config_hash
+from ray_mlops.data.profile import fit_features_and_profile
+from ray_mlops.data.target import TargetEncoder
+from ray_mlops.ledger import Ledger
+from ray_mlops.registry import MlflowRegistry
+from ray_mlops.runtime.files import Files
+from ray_mlops.serving.launch import launch_gateway, shutdown_gateway
+from ray_mlops.serving.protocol import NAMESPACE, ROLLOUTS_ACTOR, ROUTES_ACTOR, Arm, Hooks, ModelRoutes, RouteTable
+from ray_mlops.serving.rollouts import start_rollouts
+from ray_mlops.serving.routes import commit_routes, read_table, start_routes
+from ray_mlops.training.bundle import BundleRef, Manifest, ModelBundle
+from ray_mlops.training.factory import build_model
+from ray_mlops.training.models import ModelSpec
+
+MODEL = "flights"
+ROLLOUT = {
+    "shadow": {"enabled": False},
+    "steps": [0.2, 0.5],
+    "min_requests": 10,
+    "bake_requests": 10,
+    "guards": {"error_limit": 0.1, "latency_slo_ms": 60_000, "dry_run": ["loss", "latency", "score_shift"]},
+}
+
+
+def wait_until(is_true: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        time.sleep(0.1)
+
+
+def kill_named(name: str, for_good: bool) -> None:
+    try:
+        ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=for_good)
+    except ValueError:
+        assert for_good
+
+
+@pytest.fixture
+def store(ray_cluster: str, tmp_path: Path) -> Iterator[StoreConfig]:
+    yield StoreConfig(root=str(tmp_path))
+    for name in (ROLLOUTS_ACTOR, ROUTES_ACTOR):
+        kill_named(name, for_good=True)
+
+
+def make_config(store: StoreConfig) -> ProjectConfig:
+    data = {"source": {"path": "rows.parquet"}, "task": "binary", "target": "late"}
+    serving = {"cpus_per_replica": 0.1, "candidate_timeout_s": 10.0}
+    content = {"name": MODEL, "store": store.model_dump(mode="json"), "data": data, "serving": serving}
+    return build_config({**content, "rollout": ROLLOUT}, {})
+
+
+def save_bundle(files: Files, config: ProjectConfig, seed: int) -> BundleRef:
+    rows = {"distance": [100.0, 200.0, 300.0, None] * 30, "carrier": ["UA", "DL", "UA", None] * 30}
+    table = pa.table({**rows, "late": [0, 1, 1, 0] * 30})
+    features, profile, _ = fit_features_and_profile(table, config.data, config.monitoring)
+    spec = ModelSpec("binary", len(features.numeric_names), features.categorical_sizes, 1)
+    factory, params = "ray_mlops.training.models:tabular", {"hidden": 8, "members": 2, "depth": 1}
+    torch.manual_seed(seed)
+    classes = TargetEncoder.fit(table, config.data).classes
+    manifest = Manifest(MODEL, "binary", "late", classes, factory, params, spec)
+    bundle = ModelBundle(manifest, features, build_model(factory, spec, params), profile, None)  # type: ignore[arg-type]
+    return bundle.with_parity(table.slice(0, 64)).save(files)
+
+
+def register(ledger: Ledger, registry: MlflowRegistry, version: str, bundle: BundleRef) -> None:
+    registry.create_version(MODEL, bundle.uri, run_id=None, tags={}, key=version)
+    payload = {"version": version, "bundle": bundle.uri, "bundle_hash": bundle.hash, "gate": {"passed": True}}
+    ledger.append(f"{MODEL}/versions", "version.registered", f"{MODEL}/versions/{version}", payload)
+
+
+class Load:
+    """Clients that ask until the block is left."""
+
+    def __init__(self, url: str) -> None:
+        self.versions: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self._url, self._stop = url, threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
+
+    def _ask(self) -> None:
+        row = {"distance": 200.0, "carrier": "UA"}
+        with httpx.Client(timeout=30, trust_env=False) as client:
+            while not self._stop.is_set():
+                response = client.post(f"{self._url}/predict", json={"instances": [row]})
+                if response.status_code == 200:
+                    self.versions[response.json()["version"]] += 1
+                else:
+                    self.failures.append(response.text[:200])
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_routes_actor_wakes_waiters_and_survives_its_death(store: StoreConfig) -> None:
+    ledger, champion = Ledger.open(store), Arm("1", "a", "x")
+    first = commit_routes(ledger, ModelRoutes("m", 0, champion), 0)
+    actor = start_routes(store)
+    table = RouteTable.from_json(ray.get(actor.table.remote(), timeout=60))
+    assert table.models == {"m": first}
+
+    waiting = [actor.wait.remote(table.version, 30.0) for _ in range(3)]
+    second = commit_routes(ledger, ModelRoutes("m", 0, champion, salt=5), 1)
+    started = time.monotonic()
+    ray.get(actor.publish.remote(), timeout=10)
+    assert [RouteTable.from_json(t).models["m"] for t in ray.get(waiting, timeout=10)] == [second] * 3
+    assert time.monotonic() - started < 5.0
+
+    third = commit_routes(ledger, ModelRoutes("m", 0, champion, salt=6), 2)  # whoever committed died before publishing
+    found = RouteTable.from_json(ray.get(actor.wait.remote(read_table(ledger).version - 1, 0.1), timeout=10))
+    assert found.models["m"] == third
+
+    before = ray.get(actor.pid.remote(), timeout=10)
+    ray.kill(actor, no_restart=False)
+    wait_until(lambda: pid_of(actor) not in (None, before), "the routes actor to come back")
+    assert RouteTable.from_json(ray.get(actor.table.remote(), timeout=60)).models["m"] == third
+    assert start_routes(store) == actor
+
+
+def pid_of(actor: Any) -> int | None:
+    try:
+        return int(ray.get(actor.pid.remote(), timeout=10))
+    except ray.exceptions.RayError:
+        return None
+
+
+def test_rollout_promotes_once_though_its_actor_dies(store: StoreConfig) -> None:
+    config, files, ledger = make_config(store), Files(store.root_uri), Ledger.open(store)
+    registry, digest = MlflowRegistry(store.tracking_uri), config_hash(config)
+    bundles = [save_bundle(files, config, seed) for seed in (1, 2)]
+    deployed = {"config": config.model_dump(mode="json"), "hash": digest}
+    ledger.append(f"{MODEL}/config", "config.deployed", f"{MODEL}/config/{digest}", deployed)
+    register(ledger, registry, "1", bundles[0])
+    commit_routes(ledger, ModelRoutes(MODEL, 0, Arm("1", bundles[0].uri, bundles[0].hash), config_hash=digest), 0)
+    start_routes(store)
+    start_rollouts(store, Hooks())
+    address = launch_gateway(store, ServingConfig(port=0, cpus_per_replica=0.1, candidate_timeout_s=10.0), Hooks())
+
+    def state() -> str:
+        moved = ledger.last(f"{MODEL}/rollout", "rollout.moved")
+        return str(moved.payload["to"]) if moved else ""
+
+    try:
+        with Load(address.url) as load:
+            register(ledger, registry, "2", bundles[1])
+            wait_until(lambda: state().startswith("canary"), "the canary")
+            kill_named(ROLLOUTS_ACTOR, for_good=False)
+            wait_until(lambda: state() == "promoted", "the promotion")
+            answered = load.versions["2"]
+            wait_until(lambda: load.versions["2"] > answered + 20, "answers of the new champion")
+        view = httpx.get(f"{address.url}/rollout", timeout=20, trust_env=False).json()
+    finally:
+        shutdown_gateway()
+
+    assert load.failures == []
+    moves = [f"{m.payload['from']}->{m.payload['to']}" for m in ledger.read(f"{MODEL}/rollout", kind="rollout.moved")]
+    assert moves == [
+        *("pending->validating", "validating->preparing", "preparing->canary[0]", "canary[0]->canary[1]"),
+        *("canary[1]->promoting", "promoting->baking", "baking->promoted"),
+    ]
+    assert (view["state"], view["routes"]["champion"]["version"]) == ("promoted", "2")
+    assert registry.aliases(MODEL) == {"champion": "2", "previous": "1"}
+    assert ledger.verify().ok

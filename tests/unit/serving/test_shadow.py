@@ -1,0 +1,150 @@
+"""Scoring logged rows and pairing them: only rows that count, each once, by request."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ray_mlops.runtime.files import Files
+from ray_mlops.serving.shadow import BundleFacts, ShadowLog, aligned, champion_slow_ms, gather_losses
+
+FACTS = BundleFacts("regression", (), 1.0)
+AFTER_US = 1_000
+ROW: dict[str, Any] = {
+    "prediction_id": "p1",
+    "request_id": "r1",
+    "window": 3,
+    "event_time": 2_000,
+    "arm": "champion",
+    "version": "1",
+    "route_version": 5,
+    "pinned": False,
+    "weight": 0.75,
+    "label": 1.0,
+    "prediction": 0.5,
+    "features.x": 7.0,
+    "model_time_us": 900,
+}
+SCHEMA = pa.schema(
+    {
+        **dict.fromkeys(("prediction_id", "request_id", "arm", "version"), pa.string()),
+        **dict.fromkeys(("window", "route_version", "model_time_us"), pa.int64()),
+        **dict.fromkeys(("weight", "label", "prediction", "features.x"), pa.float64()),
+        "event_time": pa.timestamp("us", tz="UTC"),
+        "pinned": pa.bool_(),
+    }
+)
+
+
+def table(*changes: dict[str, Any]) -> pa.Table:
+    rows = [{**ROW, "prediction_id": f"p{i}", "request_id": f"r{i}", **change} for i, change in enumerate(changes)]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(str(tmp_path))
+
+
+def shadow(files: Files, max_rows: int = 100) -> ShadowLog:
+    return ShadowLog(files, "m", "m-v2", "1", AFTER_US, max_rows)
+
+
+def gather(labelled: pa.Table, scored: dict[str, Any], weights: dict[int, float] | None = None) -> Any:
+    values = {name: np.float64(value) for name, value in scored.items()}
+    return gather_losses(labelled, values, FACTS, champion="1", after_us=AFTER_US, weights=weights or {})  # type: ignore[arg-type]
+
+
+def test_rows_are_the_champions_later_and_not_pinned(files: Files) -> None:
+    others = ({"arm": "candidate"}, {"version": "0"}, {"event_time": AFTER_US}, {"pinned": True})
+    files.write_table("predictions/m/day=1970-01-01/a-00000001.parquet", table({}, *others, {"features.x": 8.0}))
+    log = shadow(files)
+    (name,) = log.unread()
+    rows = log.rows(name)
+    assert rows.to_pydict() == {"prediction_id": ["p0", "p5"], "x": [7.0, 8.0]}
+
+
+def test_scored_files_are_not_read_again_even_by_a_successor(files: Files) -> None:
+    files.write_table("predictions/m/day=1970-01-01/a-00000001.parquet", table({}, {}))
+    log = shadow(files)
+    name = log.unread()[0]
+    log.keep([name], log.rows(name), np.array([0.1, 0.2]))
+    successor = shadow(files)
+    files.write_table("predictions/m/day=1970-01-01/a-00000002.parquet", table({}))
+    for each in (log, successor):
+        assert each.unread() == ["predictions/m/day=1970-01-01/a-00000002.parquet"]
+        assert each.predictions == {"p0": 0.1, "p1": 0.2}
+
+
+def test_scores_of_several_classes_survive(files: Files) -> None:
+    log = shadow(files)
+    log.keep(["a"], table({}, {}).select(["prediction_id"]), np.array([[0.1, 0.9], [0.6, 0.4]]))
+    assert {k: v.tolist() for k, v in shadow(files).predictions.items()} == {"p0": [0.1, 0.9], "p1": [0.6, 0.4]}
+
+
+def test_shadow_scores_no_more_rows_than_it_may(files: Files) -> None:
+    files.write_table("predictions/m/day=1970-01-01/a-00000001.parquet", table({}, {}, {}))
+    log = shadow(files, max_rows=2)
+    rows = log.rows(log.unread()[0])
+    log.keep(["x"], rows, np.zeros(2))
+    assert (rows.num_rows, log.is_full) == (2, True)
+
+
+def test_file_that_was_deleted_has_no_rows(files: Files) -> None:
+    assert shadow(files).rows("predictions/m/day=1970-01-01/gone.parquet").num_rows == 0
+
+
+def test_pairs_are_means_over_a_requests_rows() -> None:
+    labelled = table({"request_id": "b"}, {"request_id": "a"}, {"request_id": "b"}, {"request_id": "c"})
+    found = gather(labelled, {"p0": 1.0, "p1": 0.0, "p2": 0.5})
+    assert found.paired.tolist() == [-0.25, 0.5]  # b: (-0.5 + 0) / 2; a: 1 - 0.5; c was not scored
+
+
+def test_split_losses_know_the_assigned_arm_and_the_weight() -> None:
+    labelled = table(
+        {"route_version": 6, "label": 0.6},
+        {"route_version": 6, "label": 0.7, "arm": "candidate", "version": "2", "weight": 0.25},
+        {"route_version": 6, "label": 0.9, "weight": 0.25},  # failed over: the champion answered for the candidate
+        {"route_version": 6, "pinned": True},
+        {"route_version": 5},
+    )
+    found = gather(labelled, {}, {6: 0.25, 5: 0.0})
+    assert found.losses.tolist() == pytest.approx([0.1, 0.2, 0.4])
+    assert found.is_candidate.tolist() == [False, True, True]
+    assert found.weights.tolist() == [0.25] * 3
+    assert found.scores.tolist() == [0.5] * 3
+
+
+def test_no_labels_are_no_evidence() -> None:
+    found = gather(table(), {})
+    assert (len(found.paired), len(found.losses)) == (0, 0)
+
+
+def test_classes_are_put_in_the_champions_order() -> None:
+    values = np.array([[0.1, 0.2, 0.7]])
+    assert aligned(values, ("a", "b", "c"), ("c", "a", "d")).tolist() == [[0.7, 0.1, 0.0]]
+
+
+def test_multiclass_losses_take_the_probabilities_of_all_classes() -> None:
+    rows = (
+        table({"label": 1.0})
+        .append_column("prediction.a", pa.array([0.5]))
+        .append_column("prediction.b", pa.array([0.5]))
+    )
+    facts = BundleFacts("multiclass", ("a", "b"))
+    scored = {"p0": np.array([0.0, 1.0])}
+    found = gather_losses(rows, scored, facts, champion="1", after_us=AFTER_US, weights={5: 0.25})
+    assert found.paired.tolist() == [-0.25]
+    assert len(found.scores) == 0
+
+
+def test_latency_threshold_needs_enough_of_the_champions_requests(files: Files) -> None:
+    few = table(*({"model_time_us": 100 * i} for i in range(99)))
+    files.write_table("predictions/m/day=1970-01-01/a-00000001.parquet", few)
+    assert champion_slow_ms(files, "m", "1", 0.95) is None
+    files.write_table(
+        "predictions/m/day=1970-01-02/a-00000002.parquet", table({"request_id": "z", "model_time_us": 9900})
+    )
+    assert champion_slow_ms(files, "m", "1", 0.95) == pytest.approx(9.405)
