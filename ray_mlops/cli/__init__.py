@@ -1,0 +1,111 @@
+"""The command ``ray-mlops``: parse, call one function, print.
+
+Commands are imported when they are called, so that ``--help`` is quick and the environment is set before
+Ray is imported.
+"""
+
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ray_mlops.errors import ConfigError, GateRefusedError, RayMLOpsError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 1, 2, 3
+
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("project", "Write a configuration for a data file."),
+    "validate": ("project", "Check a configuration and, with --data, the rows behind it."),
+    "config": ("project", "Show the configuration's JSON Schema or resolved values."),
+    "run": ("pipeline", "Data, tune, train, evaluate, gate, register: the whole pipeline."),
+    "train": ("pipeline", "Train and evaluate without registering."),
+    "tune": ("pipeline", "Search hyperparameters only."),
+    "evaluate": ("pipeline", "Evaluate a registered version or a bundle on the source's holdout."),
+    "register": ("pipeline", "Bring a model trained elsewhere through the same gate."),
+    "retrain": ("pipeline", "Retrain now, or run the retraining of a recorded decision."),
+    "approve": ("pipeline", "Approve a version that waits for a person."),
+    "serve": ("service", "Put the champion, or a version, behind HTTP."),
+    "undeploy": ("service", "Take a model out of service."),
+    "predict": ("service", "Ask a running service, or a bundle, for predictions."),
+    "batch-predict": ("service", "Predict a Parquet dataset with Ray Data."),
+    "status": ("service", "What runs: cluster, models, versions, rollout, monitor."),
+    "versions": ("service", "List the registered versions of the model."),
+    "rollout": ("service", "Show or operate a rollout."),
+    "monitor": ("service", "Show the monitor, or acknowledge a contract alarm."),
+    "explain": ("service", "Everything that stands behind a prediction."),
+    "replay": ("service", "Post rows of the past to a running service, in event order."),
+    "labels": ("service", "Import labels from Parquet or CSV."),
+    "ledger": ("record", "Show or verify the record of decisions."),
+    "reproduce": ("record", "Train a version again from its record and compare."),
+    "gc": ("record", "Delete what the retention rules let go."),
+    "forget": ("record", "Delete the log rows and labels of prediction ids."),
+    "cluster": ("cluster", "Start or stop a local cluster."),
+    "doctor": ("cluster", "Check the machine and the cluster, and what each finding costs."),
+    "demo": ("demo", "A year of flights through the whole loop."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"ray_mlops.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", count=True, help="Log decisions (-v) or everything (-vv).")
+@click.version_option(package_name="ray-mlops")
+def cli(verbose: int) -> None:
+    """The whole life of a model as one closed loop on Ray.
+
+    Start with 'ray-mlops init data.parquet --target y', then 'ray-mlops run' and 'ray-mlops serve'.
+    'ray-mlops demo' shows the whole loop on a year of flights.
+    """
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit codes: 0 done, 1 failed, 2 usage, 3 gate refused."""
+    try:
+        cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except ConfigError as error:
+        fail(error, EXIT_USAGE)
+    except GateRefusedError as error:
+        fail(error, EXIT_REFUSED)
+    except RayMLOpsError as error:
+        fail(error, EXIT_FAILED)
+
+
+def fail(error: RayMLOpsError, code: int) -> None:
+    """Print an error in one line and leave."""
+    click.echo(f"error: {error}", err=True)
+    sys.exit(code)
+
+
+def print_json(content: Any) -> None:
+    """Print a document for machines."""
+    click.echo(json.dumps(content, indent=2, default=str, sort_keys=False))

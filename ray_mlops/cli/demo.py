@@ -1,0 +1,111 @@
+"""``demo``."""
+
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from ray_mlops.cli import EXIT_FAILED
+from ray_mlops.cli.progress import PhasePrinter
+from ray_mlops.config import DemoConfig, ProjectConfig, load_config, parse_overrides
+from ray_mlops.errors import ConfigError
+from ray_mlops.runtime.cluster import connect, stop_cluster
+
+_STORE_NAMES = {"ledger.db", "mlflow.db", "snapshots", "bundles", "predictions", "tokens.json", "checkpoints"}
+"""A directory with one of these in it is taken for a store."""
+
+
+def demo_config() -> str:
+    """The shipped configuration of the demo: in a wheel beside the package, in a checkout in ``configs/``."""
+    package = Path(str(files("ray_mlops")))
+    for place in (package / "configs", package.parent / "configs"):
+        if (place / "flights.yaml").exists():
+            return str(place / "flights.yaml")
+    raise ConfigError("the demo's configuration is missing", "configs/flights.yaml", "reinstall ray-mlops")
+
+
+@click.command()
+@click.option("-c", "--config", "path", help="Another configuration with a 'demo' section.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace one value, by dotted path.")
+@click.option("--pace", type=click.Choice(["barrier", "wall"]), help="'wall' posts without waiting for the loop.")
+@click.option("--keep", is_flag=True, help="Leave the service and its cluster running.")
+@click.option("--fresh/--no-fresh", default=True, show_default=True, help="Start from an empty store.")
+@click.option("--report", default="report.html", show_default=True, help="Where to write the report page.")
+@click.pass_context
+def demo(
+    context: click.Context,
+    path: str | None,
+    assignments: tuple[str, ...],
+    pace: str | None,
+    keep: bool,
+    fresh: bool,
+    report: str,
+) -> None:
+    """A year of flights through the loop: train, serve, go stale, notice, retrain, judge, roll out, roll back.
+
+    Ends with a table and report.html; exit code 0 only if a retrained candidate was promoted on evidence, the
+    sabotaged one was rolled back by a guard, no declared-contract alarm was raised, and no request failed.
+    """
+    overrides = parse_overrides(assignments)
+    if pace:
+        overrides["demo.replay.pace"] = pace
+    config = load_config(path or demo_config(), overrides)
+    if config.demo is None:
+        raise ConfigError("has no 'demo' section", path or "", "see configs/flights.yaml")
+    if fresh:
+        clear_store(config)
+    if not _run(config, config.demo, keep, report):
+        context.exit(EXIT_FAILED)
+
+
+def clear_store(config: ProjectConfig) -> None:
+    """Stop the store's cluster and empty the store; refuses a directory that is not a store of ours.
+
+    Raises:
+        ConfigError: The store is remote, or the directory holds something else.
+    """
+    root = config.store.local_root
+    if not config.store.is_local:
+        raise ConfigError("the demo empties its store, and this one is remote", "store.root", "use --no-fresh")
+    if not root.exists():
+        return
+    stop_cluster(config.store)
+    entries = {entry.name for entry in root.iterdir()}
+    if entries and not entries & _STORE_NAMES:
+        raise ConfigError(f"{root} is not a store", "store.root", "choose another directory, or --no-fresh")
+    shutil.rmtree(root)
+
+
+def _run(config: ProjectConfig, demo: DemoConfig, keep: bool, report: str) -> bool:
+    console = Console(highlight=False)
+    with PhasePrinter() as phases:
+        phases("start", "cluster")
+        with connect(config, keep=keep) as connection:
+            from ray_mlops.demo.memory import PeakMemory  # after Ray's environment is set
+            from ray_mlops.demo.page import write_page
+            from ray_mlops.demo.run import BUDGET_S, Clock, DemoRun
+            from ray_mlops.demo.table import print_outcome, print_times
+
+            clock = Clock({})
+            clock.enter("start")
+            with PeakMemory(config.store) as memory:
+                outcome, deployment = DemoRun(config, demo, clock, phases, phases.note).run()
+            clock.enter("")
+            write_page(Path(report), outcome, demo.replay)
+            phases("stop", "")
+            urls = deployment.urls()
+            kept = keep or not connection.owned
+    print_outcome(console, outcome, demo.replay)
+    print_times(console, clock.seconds, BUDGET_S, memory.bytes)
+    console.print(f"report: {Path(report).resolve()}", soft_wrap=True)
+    if kept:
+        for name, url in urls.items():
+            console.print(f"{name:10} {url}", soft_wrap=True)
+    broken = outcome.broken_promises()
+    for promise in broken:
+        console.print(f"[red]FAILED[/]: {promise}")
+    if not broken:
+        console.print("[green]the loop held[/]: drift noticed, model renewed, bad candidate stopped, no request failed")
+    return not broken

@@ -1,0 +1,96 @@
+"""``ledger``, ``reproduce``, ``gc``, ``forget``."""
+
+import getpass
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from ray_mlops.cli import EXIT_FAILED, print_json
+from ray_mlops.cli.options import config_option, json_option
+from ray_mlops.cli.progress import PhasePrinter
+from ray_mlops.cli.session import session
+from ray_mlops.config import ProjectConfig
+from ray_mlops.errors import RequestError
+from ray_mlops.ledger import Ledger
+from ray_mlops.runtime.files import Files
+
+
+@click.group()
+def ledger() -> None:
+    """Show or verify the record of decisions."""
+
+
+@ledger.command("show")
+@config_option
+@click.option("--stream", help="Only this stream, as MODEL/rollout.")
+@click.option("--kind", help="Only this kind, as rollout.moved.")
+@click.option("-n", "--last", "limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest N.")
+@json_option
+def ledger_show(config: ProjectConfig, stream: str | None, kind: str | None, limit: int, as_json: bool) -> None:
+    """Print the newest events, oldest first."""
+    events = Ledger.open(config.store).read(stream, kind=kind, limit=limit, newest_first=True)[::-1]
+    if as_json:
+        print_json([asdict(event) for event in events])
+        return
+    for event in events:
+        moment = datetime.fromtimestamp(event.time, UTC).isoformat(timespec="seconds")
+        reason = event.payload.get("reason") or ""
+        click.echo(f"{event.seq:5} {moment} {event.stream:24} {event.kind:22} {reason}")
+
+
+@ledger.command("verify")
+@config_option
+@click.pass_context
+def ledger_verify(context: click.Context, config: ProjectConfig) -> None:
+    """Recompute the hash chain; exit code 1 if an event was changed or removed."""
+    report = Ledger.open(config.store).verify()
+    if report.ok:
+        click.echo(f"ok: {report.events} events, head {report.head}")
+        return
+    click.echo(f"broken at event {report.broken_seq}: {report.reason}", err=True)
+    context.exit(EXIT_FAILED)
+
+
+@click.command()
+@config_option
+@click.argument("version")
+@click.pass_context
+def reproduce(context: click.Context, config: ProjectConfig, version: str) -> None:
+    """Train VERSION again from its recorded snapshot, configuration and seed, and compare the hashes."""
+    with session(config), PhasePrinter() as phases:
+        from ray_mlops.orchestration.pipeline import reproduce_version  # after Ray's environment is set
+
+        recorded, made = reproduce_version(config, version, on_phase=phases)
+    click.echo(f"recorded {recorded}\nmade     {made}\n{'equal' if recorded == made else 'DIFFERENT'}")
+    if recorded != made:
+        context.exit(EXIT_FAILED)
+
+
+@click.command()
+@config_option
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def gc(config: ProjectConfig, dry_run: bool) -> None:
+    """Delete what store.retention lets go; bundles of registered versions stay."""
+    from ray_mlops.orchestration.housekeeping import collect  # after parsing
+
+    files = Files(config.store.root_uri)
+    report = collect(config.name, config.store.retention, files, Ledger.open(config.store), dry=dry_run)
+    print_json(asdict(report))
+
+
+@click.command()
+@config_option
+@click.option("--ids", required=True, help="Comma-separated prediction ids, or @FILE with one a line.")
+def forget(config: ProjectConfig, ids: str) -> None:
+    """Delete the logged rows and labels of prediction ids."""
+    from ray_mlops.orchestration.housekeeping import forget as forget_ids  # after parsing
+
+    text = Path(ids[1:]).read_text(encoding="utf-8").replace("\n", ",") if ids.startswith("@") else ids
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    if not wanted:
+        raise RequestError("no ids were given", "--ids", "--ids a,b or --ids @file")
+    files = Files(config.store.root_uri)
+    report = forget_ids(config.name, wanted, files, Ledger.open(config.store), by=getpass.getuser())
+    print_json(asdict(report))

@@ -1,0 +1,151 @@
+"""The demo: every stage of the loop, once, for real.
+
+Nothing here decides: what is trained, alarmed, promoted or rolled back follows from the configuration.
+Importing this module imports Ray, so the cluster is joined first (see ``cli.demo``).
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from ray_mlops.config import DemoConfig, ProjectConfig
+from ray_mlops.data.source import source_table
+from ray_mlops.demo.outcome import Outcome, collect_outcome, measure_months
+from ray_mlops.demo.replay import Replay, ReplayReport, replay_days
+from ray_mlops.demo.sabotage import train_sabotaged
+from ray_mlops.ledger import Ledger
+from ray_mlops.orchestration.addresses import service_address
+from ray_mlops.orchestration.deploy import Deployment, deploy
+from ray_mlops.orchestration.fit import OnPhase
+from ray_mlops.orchestration.pipeline import find_bundle, run_pipeline
+from ray_mlops.orchestration.service import ensure_service
+from ray_mlops.serving.client import Client
+
+BUDGET_S = {"start": 25.0, "data, tune, train, gate": 90.0, "replay": 90.0, "retraining": 75.0, "rollouts": 60.0}
+"""Seconds by phase on two cores, installation aside."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """Where the time went, by phase."""
+
+    seconds: dict[str, float]
+    _phase: str = ""
+    _since: float = 0.0
+
+    def enter(self, phase: str) -> None:
+        """End the present phase and begin another; an empty name only ends it."""
+        now = time.monotonic()
+        if self._phase:
+            self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._since
+        self._phase, self._since = phase, now
+
+
+@dataclass(slots=True)
+class DemoRun:
+    """One run of the demo against a cluster that has been joined."""
+
+    config: ProjectConfig
+    demo: DemoConfig
+    clock: Clock
+    say: OnPhase
+    note: Callable[[str], None]
+    _sabotaged: str | None = None
+    _versions_seen: str = ""
+
+    def run(self) -> tuple[Outcome, Deployment]:
+        """Train, deploy, replay, and read from the ledger what happened."""
+        config = self.config
+        self.say("start", "service")
+        ensure_service(config)
+        self.clock.enter("data, tune, train, gate")
+        first = run_pipeline(config, on_phase=lambda phase, detail="": self.say("train", f"{phase} {detail}"))
+        self.note(first.summary())
+        deployment = deploy(config)
+        self.note(f"serving version {deployment.version} at {deployment.url}")
+        report = self._replay(deployment)
+        self.clock.enter("report")
+        self.say("report", "")
+        ledger = Ledger.open(config.store)
+        bundle = find_bundle(config, deployment.version)
+        table = source_table(self.demo.replay.source or config.data.source)
+        months = measure_months(table, config.data, report, bundle, bundle.encoder)
+        window_us = config.monitoring.window // timedelta(microseconds=1)
+        return collect_outcome(config.name, ledger, months, report, self._sabotaged, window_us), deployment
+
+    def _replay(self, deployment: Deployment) -> ReplayReport:
+        config = self.config
+        window_us = config.monitoring.window // timedelta(microseconds=1)
+        table = source_table(self.demo.replay.source or config.data.source)
+        _, token = service_address(config)
+        self.clock.enter("replay")
+        with Client(deployment.url, config.name, token) as client:
+            watcher = _Watcher(client, self.clock, self.say, self.note)
+            replay = Replay(watcher, self.demo.replay, window_us, watcher.on_day)
+            return replay.run(
+                replay_days(table, config.data, self.demo.replay), lambda day: self._before_day(day, client)
+            )
+
+    def _before_day(self, day: date, client: Client) -> bool:
+        """What the demo's operator does: start the sabotaged candidate once the loop is at rest."""
+        sabotage = self.demo.sabotage
+        if sabotage is None or self._sabotaged is not None or day < sabotage.start:
+            return False
+        if client.rollout()["state"] not in ("none", "promoted", "rolled_back", "invalid"):
+            return False
+        self.clock.enter("sabotage")
+        self.note(f"{day} an operator trains on flipped labels of {sabotage.column} {sabotage.value}")
+        report = train_sabotaged(
+            self.config, sabotage, lambda phase, detail="": self.say("sabotage", f"{phase} {detail}")
+        )
+        assert report.version is not None
+        self._sabotaged = report.version
+        gate = report.gate.reason if report.gate is not None else ""
+        self.note(f"{day} the gate says of version {report.version}: {gate}; the operator overrides it")
+        client.command("start", version=report.version, override_reason="sabotage of the demo", skip_shadow=True)
+        self.clock.enter("rollouts")
+        return True
+
+
+class _Watcher:
+    """A client that also tells people what the loop is doing, and books the time to the phase it belongs to."""
+
+    def __init__(self, client: Client, clock: Clock, say: OnPhase, note: Callable[[str], None]) -> None:
+        self._client, self._clock, self._say, self._note = client, clock, say, note
+        self._last = ("", "", "")
+        self._day = ""
+        self.predict = client.predict
+        self.feedback = client.feedback
+
+    def monitoring(self) -> dict[str, object]:
+        found = self._client.monitoring()
+        if "closed_window" not in found:  # the monitor did not answer in time; the barrier asks again
+            return found
+        flight = found["retraining"]["in_flight"]
+        alarms = ", ".join([*found["alarms"], *found["breaches"]])
+        if alarms != self._last[0]:
+            self._note(
+                f"{found['watermark'][:10]} alarm: {alarms}" if alarms else f"{found['watermark'][:10]} no alarm"
+            )
+        if (flight or "") != self._last[1] and flight:
+            self._note(f"{found['watermark'][:10]} retraining job {flight}")
+        self._last = (alarms, flight or "", self._last[2])
+        if flight:
+            self._clock.enter("retraining")
+            self._say("replay", f"{found['watermark'][:10]}: event time waits for {flight}")
+        return found
+
+    def rollout(self) -> dict[str, object]:
+        found = self._client.rollout()
+        state = f"version {found['version']} {found['state']}"
+        if state != self._last[2] and found["state"] != "none":
+            self._note(f"{self._day} rollout: {state} ({found['reason']})")
+        self._last = (self._last[0], self._last[1], state)
+        over = found["state"] in ("none", "promoted", "rolled_back", "invalid")
+        self._clock.enter("replay" if over else "rollouts")
+        return found
+
+    def on_day(self, day: date, report: ReplayReport) -> None:
+        self._day = day.isoformat()
+        self._say("replay", f"{day}: {report.rows} rows in {report.requests} requests, {report.failed} failed")

@@ -1,0 +1,1 @@
+"""The loop: pipeline, deployment, retraining."""
