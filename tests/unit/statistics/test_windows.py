@@ -1,0 +1,143 @@
+"""Window-level evidence: exact under its null, quick on a known shift, quiet in a storm."""
+
+from math import exp, log
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from ray_mlops.statistics.windows import conformal_log_e, normal_scores, restart_log_e, t_log_e
+
+
+def integrated(x, start, sd, upward):
+    """The evidence by numerical integration of normal likelihoods over mean-free data, scale and effect."""
+    n = len(x)
+    moved = (np.arange(n) >= start).astype(float)
+    basis = np.linalg.svd(np.ones((1, n)))[2][1:]  # contrasts: they do not know the mean
+    y, c = basis @ x, basis @ moved
+    scale = np.exp(np.linspace(-6, 6, 1001))[:, None]
+    effect = np.linspace(0.0 if upward else -8 * sd, 8 * sd, 4001)
+    residual = (y @ y) - 2 * effect * scale * (y @ c) + (effect * scale) ** 2 * (c @ c)
+    marginal = (scale ** (1 - n) * np.exp(-residual / (2 * scale**2))).sum(axis=0)
+    null = (scale ** (1 - n) * np.exp(-(y @ y) / (2 * scale**2))).sum()
+    density = norm.pdf(effect, scale=sd) * (2.0 if upward else 1.0)
+    return log(np.trapezoid(density * marginal / null, effect))
+
+
+@pytest.mark.parametrize("upward", [False, True])
+def test_t_log_e_equals_numerical_integration(upward):
+    x = np.array([0.3, -0.5, 0.1, 0.9, 1.6, 1.1])
+    expected = np.log(np.mean([exp(integrated(x, 4, sd, upward)) for sd in (1.0, 3.0, 9.0)]))
+    assert t_log_e(x[:4], x[4:], upward=upward)[0] == pytest.approx(expected, abs=1e-3)
+
+
+def test_t_log_e_does_not_change_with_the_unit():
+    rng = np.random.default_rng(0)
+    reference, current = rng.normal(size=12), rng.normal(1, 1, size=5)
+    moved = t_log_e(32 + 1.8 * reference, 32 + 1.8 * current)
+    assert np.allclose(moved, t_log_e(reference, current))
+
+
+def test_t_log_e_of_several_series_is_their_average():
+    rng = np.random.default_rng(1)
+    reference, current = rng.normal(size=(9, 3)), rng.normal(size=(4, 3))
+    single = [t_log_e(reference[:, j], current[:, j]) for j in range(3)]
+    assert np.allclose(t_log_e(reference, current), np.log(np.mean(np.exp(single), axis=0)))
+
+
+def test_t_log_e_edges():
+    assert t_log_e([], []).tolist() == []
+    assert t_log_e([1.0], [2.0]).tolist() == [0.0]
+    assert np.isfinite(t_log_e([1.0] * 10, [1.0] * 3)).all()
+    assert np.isfinite(t_log_e([1.0] * 10, [2.0] * 3)).all()
+    assert t_log_e([], np.arange(5.0))[0] == pytest.approx(0.0)  # all have moved: nothing to compare with
+
+
+@pytest.mark.parametrize("num_reference", [8, 60])
+def test_t_false_alarms_stay_below_alpha_with_a_short_reference(num_reference):
+    hits = 0
+    for seed in range(100):
+        x = np.random.default_rng(seed).normal(size=num_reference + 100)
+        reference, current = x[:num_reference], x[num_reference:]
+        hits += any(restart_log_e(t_log_e(reference, current[:n])) >= log(20) for n in range(2, 101, 4))
+    assert hits <= 10  # binomial(100, .05) exceeds 10 with probability 1 %
+
+
+def test_known_moments_would_have_alarmed_falsely():
+    """The same bets with the reference's moments taken for the truth: the mistake that t_log_e avoids."""
+    hits = 0
+    for seed in range(100):
+        x = np.random.default_rng(seed).normal(size=8 + 300)
+        z = (x[8:] - x[:8].mean()) / x[:8].std(ddof=1)
+        total, n = np.cumsum(z), np.arange(1, 301)
+        hits += bool((-0.5 * np.log1p(n) + total**2 / (2 * (1 + n)) >= log(20)).any())
+    assert hits >= 40
+
+
+def test_t_finds_a_shift_and_when_it_began():
+    delays = []
+    for seed in range(20):
+        x = np.random.default_rng(seed).normal(size=130)
+        x[90:] += 3.0
+        known, current = x[:60], x[60:]
+        delay = next((n for n in range(1, 31) if restart_log_e(t_log_e(known, current[: 30 + n])) >= log(100)), 99)
+        delays.append(delay)
+        starts = np.arange(1, 71)
+        assert abs(int(np.argmax(t_log_e(known, current) - np.log(starts * (starts + 1.0)))) - 30) <= 2
+    assert np.median(delays) <= 4
+
+
+def test_upward_ignores_an_improvement():
+    x = np.random.default_rng(2).normal(size=40)
+    assert t_log_e(x, x[:10] - 5.0, upward=True)[0] < 0 < t_log_e(x, x[:10] - 5.0)[0]
+
+
+def test_normal_scores_are_normal_inside_and_bounded_outside():
+    reference = np.exp(np.random.default_rng(3).normal(size=200))
+    z = normal_scores(reference, reference, floor=0.0)
+    assert abs(z.mean()) < 1e-9
+    assert z.std() == pytest.approx(1.0, abs=0.03)
+    assert normal_scores(reference, [1e12, -1e12], 0.0).tolist() == [z.max() + 1.6, z.min() - 1.6]
+    assert np.all(np.diff(normal_scores(reference, np.linspace(-1, 20, 100), 0.0)) >= 0)
+
+
+def test_normal_scores_of_a_constant_reference_respect_the_floor():
+    assert normal_scores([5.0] * 9, [5.0, 5.01], floor=0.1).tolist() == pytest.approx([0.0, 0.1])
+    assert normal_scores([5.0] * 9, [4.0, 5.0, 6.0], floor=0.0).tolist() == [-1.6, 0.0, 1.6]
+    quiet = normal_scores([0.50, 0.501, 0.499], [0.502], floor=0.05)
+    assert quiet[0] < 0.2
+
+
+def test_one_storm_is_no_proof():
+    reference = np.random.default_rng(4).normal(size=60)
+    raw = restart_log_e(t_log_e(reference, [0.1] * 10 + [12.0]))
+    tame = restart_log_e(
+        t_log_e(normal_scores(reference, reference, 0), normal_scores(reference, [0.1] * 10 + [12.0], 0))
+    )
+    assert raw > log(100) > log(20) > tame
+
+
+def test_conformal_e_value_has_expectation_one():
+    p = (np.arange(200_000) + 0.5) / 200_000
+    e = [exp(conformal_log_e(0.0, [], u)) for u in p[::10]]
+    assert np.mean(e) == pytest.approx(1.0, abs=0.12)  # the integral converges slowly near p = 0
+    assert conformal_log_e(0.0, [1.0] * 99, 1.0) == pytest.approx(log(0.5))
+
+
+def test_conformal_evidence_is_bounded_by_the_calibration():
+    p = 0.01  # 1 / (99 + 1)
+    assert conformal_log_e(9.0, np.zeros(99), 1.0) == pytest.approx(log((1 - p + p * log(p)) / (p * log(p) ** 2)))
+    assert conformal_log_e(9.0, np.zeros(9), 0.5) < conformal_log_e(9.0, np.zeros(99), 0.5)
+
+
+def test_conformal_false_alarms_stay_below_alpha():
+    hits = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        scores = rng.pareto(1.5, size=130)  # as heavy as they come
+        total, best = 0.0, 0.0
+        for t in range(30, 130):
+            total += conformal_log_e(scores[t], scores[:t], 1.0 - rng.random())
+            best = max(best, total)
+        hits += best >= log(20)
+    assert hits <= 10
