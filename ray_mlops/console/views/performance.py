@@ -1,0 +1,159 @@
+"""The performance page: losses that labels have shown, beside those that were expected without them."""
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from markupsafe import Markup
+
+from ray_mlops.console.address import Visit
+from ray_mlops.console.render import CHART_WIDTH, Screen
+from ray_mlops.console.sources import Away, ConsoleData, Document
+from ray_mlops.console.views.drift import window_label
+from ray_mlops.evaluation.charts import Marker, Series, line_chart
+from ray_mlops.evaluation.svg import GREEN, ORANGE, RED
+from ray_mlops.ledger import LedgerEvent
+
+MAX_WINDOWS = 120
+MAX_MARKS = 8
+_LABEL_WORDS = {
+    "accepted": "accepted",
+    "duplicate": "repeated",
+    "conflicting": "conflicting",
+    "invalid": "not a label of this model",
+    "unknown": "for no known prediction",
+    "unlabelled": "predictions that never got one",
+    "early_labels": "waiting for their prediction",
+    "predictions": "predictions held for labels",
+}
+
+
+async def show_performance(data: ConsoleData, visit: Visit) -> Screen:
+    """Show the realised and the estimated loss of a model."""
+    document, epochs, retrainings = await asyncio.gather(
+        data.monitoring(visit.model),
+        data.events(stream=f"{visit.model}/monitor", kind="monitor.epoch", limit=MAX_MARKS),
+        data.events(stream=f"{visit.model}/retrain", kind="retrain.decided", limit=MAX_MARKS),
+    )
+    build = partial(build_performance, document, epochs, retrainings)
+    return Screen("performance", f"Performance of {visit.model}", build)
+
+
+def build_performance(
+    document: Document, epochs: Sequence[LedgerEvent], retrainings: Sequence[LedgerEvent]
+) -> dict[str, Any]:
+    """Return what the page shows.
+
+    Args:
+        document: What the monitor says.
+        epochs: When another version came under watch, newest first.
+        retrainings: Decisions to retrain, newest first.
+    """
+    if isinstance(document, Away):
+        return {"away": document.reason, "view": None}
+    windows: list[Mapping[str, Any]] = list(document.get("performance") or ())[-MAX_WINDOWS:]
+    loss: Mapping[str, Any] = (document.get("drift") or {}).get("loss") or {}
+    marks = _marks(windows, epochs, retrainings, document.get("window_s"))
+    newest = next((window for window in reversed(windows) if window.get("loss") is not None), None)
+    labels: Mapping[str, Any] = document.get("labels") or {}
+    return {
+        "away": "",
+        "view": {
+            "version": document.get("version"),
+            "newest": None if newest is None else _row(newest),
+            "limit": loss.get("limit"),
+            "loss_log_e": loss.get("log_e"),
+            "alarm_at": (document.get("drift") or {}).get("limit"),
+            "is_alarmed": "loss" in (document.get("alarms") or ()),
+            "assumes": next((str(w["estimated"]["assumes"]) for w in windows if w.get("estimated")), ""),
+            "labels": [(words, labels[name]) for name, words in _LABEL_WORDS.items() if name in labels],
+            "figures": _draw(windows, loss.get("limit"), marks),
+            "windows": [_row(window) for window in reversed(windows)],
+        },
+    }
+
+
+def _row(window: Mapping[str, Any]) -> dict[str, Any]:
+    estimated = window.get("estimated") or {}
+    return {
+        "label": window_label(window),
+        "rows": window.get("rows") or 0,
+        "labelled": window.get("labelled") or 0,
+        "coverage": coverage(window),
+        "loss": window.get("loss"),
+        "estimated_loss": estimated.get("bounded_loss"),
+        "log_loss": window.get("log_loss"),
+        "estimated_log_loss": estimated.get("log_loss"),
+        "judged": bool(window.get("judged")),
+    }
+
+
+def coverage(window: Mapping[str, Any]) -> float:
+    """Return the share of a window's rows that has a label; NaN for a window without rows.
+
+    Example:
+        >>> coverage({"rows": 8, "labelled": 6})
+        0.75
+    """
+    rows = window.get("rows") or 0
+    return (window.get("labelled") or 0) / rows if rows else math.nan
+
+
+def _draw(windows: Sequence[Mapping[str, Any]], limit: float | None, marks: Sequence[Marker]) -> list[dict[str, Any]]:
+    labels = [window_label(window) for window in windows]
+    if not labels:
+        return []
+    figures = [_losses(windows, labels, "Mean bounded loss", "loss", "bounded_loss", limit, marks)]
+    if any(window.get("log_loss") is not None for window in windows):
+        figures.append(_losses(windows, labels, "Mean log loss, nats", "log_loss", "log_loss", None, marks))
+    shares = Series("rows with a label", [coverage(window) for window in windows], colour=GREEN)
+    chart = line_chart(
+        [shares], labels, title="Label coverage", y_range=(0.0, 1.0), is_share=True, width=CHART_WIDTH, height=220
+    )
+    return [*figures, {"svg": Markup(chart), "caption": ""}]
+
+
+def _losses(
+    windows: Sequence[Mapping[str, Any]],
+    labels: Sequence[str],
+    title: str,
+    realised: str,
+    estimated: str,
+    limit: float | None,
+    marks: Sequence[Marker],
+) -> dict[str, Any]:
+    lines = [Series("realised, from labels", [_number(window.get(realised)) for window in windows])]
+    guesses = [_number((window.get("estimated") or {}).get(estimated)) for window in windows]
+    if any(map(math.isfinite, guesses)):
+        lines.append(Series("estimated without labels", guesses, is_dashed=True, colour=ORANGE))
+    if limit is not None:
+        lines.append(Series("no decay up to", [limit] * len(labels), is_dashed=True, colour=RED))
+    chart = line_chart(lines, labels, markers=marks, title=title, width=CHART_WIDTH)
+    return {"svg": Markup(chart), "caption": ""}
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _marks(
+    windows: Sequence[Mapping[str, Any]],
+    epochs: Sequence[LedgerEvent],
+    retrainings: Sequence[LedgerEvent],
+    window_s: float | None,
+) -> list[Marker]:
+    """New versions and decisions to retrain, where they lie between the first window shown and the last."""
+    places = {window.get("window"): index for index, window in enumerate(windows)}
+    marks = []
+    for event in epochs:
+        place = places.get(event.payload.get("start_window"))
+        if place is not None:
+            marks.append(Marker(place - 0.5, f"version {event.payload.get('version')}", GREEN))
+    for event in retrainings:
+        as_of_us = event.payload.get("as_of_us")
+        place = places.get(int(as_of_us // (window_s * 1e6)) - 1) if as_of_us and window_s else None
+        if place is not None:
+            marks.append(Marker(place + 0.5, "retraining decided"))
+    return sorted(marks, key=lambda mark: mark.position)
