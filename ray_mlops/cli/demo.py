@@ -9,6 +9,7 @@ from rich.console import Console
 
 from ray_mlops.cli import EXIT_FAILED
 from ray_mlops.cli.progress import PhasePrinter
+from ray_mlops.cli.session import quiet_libraries
 from ray_mlops.config import DemoConfig, ProjectConfig, load_config, parse_overrides
 from ray_mlops.errors import ConfigError
 from ray_mlops.runtime.cluster import connect, stop_cluster
@@ -80,6 +81,7 @@ def clear_store(config: ProjectConfig) -> None:
 
 def _run(config: ProjectConfig, demo: DemoConfig, keep: bool, report: str) -> bool:
     console = Console(highlight=False)
+    quiet_libraries()
     with PhasePrinter() as phases:
         phases("start", "cluster")
         with connect(config, keep=keep) as connection:

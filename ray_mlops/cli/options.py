@@ -12,13 +12,14 @@ from ray_mlops.errors import ConfigError
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_CONFIG = "ray-mlops.yaml"
+_ASSIGNMENTS = "ray_mlops.assignments"
 
 
 def config_option(function: F) -> F:
     """``--config`` and ``--set``; the command gets ``config: ProjectConfig``."""
 
     def load(context: click.Context, parameter: click.Parameter, path: str | None) -> ProjectConfig:
-        assignments = context.params.get("assignments") or ()
+        assignments = context.meta.get(_ASSIGNMENTS, ())
         found = path or DEFAULT_CONFIG
         if path is None and not Path(DEFAULT_CONFIG).exists():
             remedy = "give --config FILE, or make one with 'ray-mlops init DATA --target COLUMN'"
@@ -48,7 +49,7 @@ def config_option(function: F) -> F:
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    context.params["assignments"] = value
+    context.meta[_ASSIGNMENTS] = value
     return value
 
 

@@ -8,7 +8,7 @@ import click
 from ray_mlops.cli import EXIT_REFUSED, print_json
 from ray_mlops.cli.options import DEFAULT_CONFIG, config_option, json_option
 from ray_mlops.cli.progress import PhasePrinter
-from ray_mlops.cli.session import session
+from ray_mlops.cli.session import quiet_libraries, session
 from ray_mlops.config import ClusterConfig, ProjectConfig, load_config, parse_overrides
 from ray_mlops.runtime.cluster import connect
 from ray_mlops.runtime.jobs import store_of_job
@@ -124,6 +124,7 @@ def retrain(
     """Ask the monitor for a retraining now, or run the one of a recorded decision."""
     if decision is not None:
         store = store_of_job()
+        quiet_libraries()
         with connect((ClusterConfig(), store), start="never"):
             from ray_mlops.orchestration.retrain import run_decision  # after Ray's environment is set
 

@@ -141,7 +141,7 @@ def rollout_show(config: ProjectConfig, as_json: bool) -> None:
 def rollout_start(config: ProjectConfig, version: str, override_gate: str | None, skip_shadow: bool) -> None:
     """Start the rollout of VERSION."""
     with _client(config) as client:
-        print_json(client.command("start", version=version, override_reason=override_gate, skip_shadow=skip_shadow))
+        print_json(client.command("start", version=version, override_gate=override_gate, skip_shadow=skip_shadow))
 
 
 def _command(verb: str, text: str) -> None:

@@ -1,6 +1,8 @@
 """Join or start Ray for one command. Orchestration is imported only afterwards, inside the commands:
 Ray reads its environment when it is imported."""
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -20,5 +22,20 @@ def session(
         start: Whether a cluster may be started when none is there.
         keep: Leave a cluster that was started running.
     """
+    quiet_libraries()
     with connect(config, start=start, keep=keep) as connection:
         yield connection
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to our own progress, unless the user has said otherwise in the environment."""
+    wanted = {
+        "RAY_DATA_LOG_LEVEL": "WARNING",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+    }
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    for name in ("optuna", "httpx", "alembic", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.WARNING)

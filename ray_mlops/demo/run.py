@@ -103,7 +103,7 @@ class DemoRun:
         self._sabotaged = report.version
         gate = report.gate.reason if report.gate is not None else ""
         self.note(f"{day} the gate says of version {report.version}: {gate}; the operator overrides it")
-        client.command("start", version=report.version, override_reason="sabotage of the demo", skip_shadow=True)
+        client.command("start", version=report.version, override_gate="sabotage of the demo", skip_shadow=True)
         self.clock.enter("rollouts")
         return True
 

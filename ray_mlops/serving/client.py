@@ -76,7 +76,8 @@ class Client:
 
     def command(self, verb: str, **arguments: Any) -> dict[str, Any]:
         """Operate a rollout: ``start``, ``pause``, ``resume``, ``promote`` or ``rollback``."""
-        return self.call("POST", f"/rollout/{verb}", arguments)
+        given = {name: value for name, value in arguments.items() if value is not None}
+        return self.call("POST", f"/rollout/{verb}", given)
 
     def monitoring(self) -> dict[str, Any]:
         """What the monitor sees."""

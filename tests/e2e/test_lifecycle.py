@@ -1,0 +1,169 @@
+"""The command line as a user has it: real processes, a real cluster, from a data file to a forgotten prediction."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROWS = 1500
+
+
+def make_rows(seed: int = 0) -> pa.Table:
+    """Rows whose target follows from two of the columns, with nulls and a category now and then."""
+    generator = np.random.default_rng(seed)
+    x, z = generator.normal(size=ROWS), generator.normal(size=ROWS)
+    colour = generator.choice(["red", "green", "blue"], ROWS)
+    chance = 1 / (1 + np.exp(-(2 * x + (colour == "red") * 1.5 - 0.5)))
+    return pa.table(
+        {
+            "x": pa.array(np.where(generator.random(ROWS) < 0.05, np.nan, x), from_pandas=True),
+            "z": pa.array(z),
+            "colour": pa.array(colour),
+            "y": pa.array(generator.random(ROWS) < chance),
+        }
+    )
+
+
+class Project:
+    """A directory with a configuration, in which commands are run."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        self.environment.pop("RAY_ADDRESS", None)
+
+    def run(self, *arguments: str, code: int = 0, only_stdout: bool = False) -> str:
+        """Run one command and return what it printed; fails with both streams when the exit code is another."""
+        done = subprocess.run(
+            [sys.executable, "-m", "ray_mlops.cli", *arguments],
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout if only_stdout else done.stdout + done.stderr
+
+    def json(self, *arguments: str) -> Any:
+        """Run a command with ``--json`` and read its document."""
+        return json.loads(self.run(*arguments, "--json", only_stdout=True))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    directory = tmp_path_factory.mktemp("life")
+    pq.write_table(make_rows(), directory / "rows.parquet")
+    project = Project(directory)
+    project.run("init", "rows.parquet", "--target", "y")
+    config = directory / "ray-mlops.yaml"
+    sections = {
+        "training": {"epochs": 2},
+        "serving": {"port": 0, "flush_interval_s": 0.05},
+        "gate": {"parity": {"rows": 16}, "load": {"requests": 10}},
+        "evaluation": {"bootstrap_samples": 50, "slices": ["colour"]},
+    }
+    extra = "\n".join(f"{name}: {json.dumps(content)}" for name, content in sections.items())
+    config.write_text(config.read_text() + extra + "\n")
+    yield project
+    project.run("cluster", "stop")
+
+
+@pytest.fixture(scope="module")
+def served(project: Project) -> str:
+    """The pipeline has run and the service is up; returns its address."""
+    project.run("cluster", "start")
+    assert "gate passed" in project.run("run", "--no-tune")
+    out = project.run("serve")
+    return next(line.split()[-1] for line in out.splitlines() if line.strip().startswith("predict"))
+
+
+def test_init_writes_a_configuration_that_holds_for_its_own_data(project: Project) -> None:
+    assert "ok: the contract holds" in project.run("validate", "--data")
+    assert "exists already" in project.run("init", "rows.parquet", "--target", "y", code=2)
+
+
+def test_typo_in_the_configuration_is_a_usage_error_that_names_it(project: Project) -> None:
+    out = project.run("validate", "--set", "training.epoch=3", code=2)
+    assert "training.epoch: unknown key 'epoch'; did you mean 'epochs'?" in out
+
+
+def test_unknown_target_is_an_error_that_lists_the_columns(project: Project) -> None:
+    out = project.run("init", "rows.parquet", "--target", "nope", "-o", "other.yaml", code=2)
+    assert "no column 'nope'" in out
+    assert "colour" in out
+
+
+def test_prediction_is_answered_logged_labelled_and_explained(project: Project, served: str) -> None:
+    body = {"instances": [{"x": 2.0, "z": 0.0, "colour": "red"}, {"x": None, "z": 0.0, "colour": "new"}]}
+    answer = httpx.post(served, json={**body, "ids": ["a", "b"]}, trust_env=False).json()
+    assert answer["predictions"][0]["probability"] > answer["predictions"][1]["probability"]
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "label": [True, False, True]}), project.directory / "l.parquet")
+    counts = json.loads(
+        project.run("labels", "import", "l.parquet").split("done")[0].strip().rpartition("\n}")[0] + "\n}"
+    )
+    assert counts["accepted"] == 3
+    found = project.json("explain", "a")
+    assert found["prediction"]["version"] == answer["version"]
+    assert found["gate"]["passed"]
+    assert found["data"]["rows"] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        (b"{not json", 400, "JSON"),
+        (b'{"instances": [{"x": "high", "z": 1, "colour": "red"}]}', 400, "x"),
+        (b'{"instances": [{"x": 1, "z": 1, "color": "red"}]}', 400, "colour"),
+        (b'{"instances": []}', 400, "instances"),
+        (b" " * 17_000_000, 413, "body"),
+    ],
+)
+def test_bad_request_is_a_4xx_that_says_what_is_wrong(served: str, body: bytes, status: int, text: str) -> None:
+    answer = httpx.post(served, content=body, trust_env=False)
+    assert answer.status_code == status
+    assert text in answer.text
+
+
+def test_operating_needs_the_token(served: str) -> None:
+    answer = httpx.post(served.replace("predict", "rollout/pause"), json={}, trust_env=False)
+    assert answer.status_code == 401
+
+
+def test_status_and_versions_tell_what_is_in_force(project: Project, served: str) -> None:
+    found = project.json("status")
+    assert found["service"]["answers"]
+    assert found["routes"]["champion"]["version"] == "1"
+    assert [entry["aliases"] for entry in project.json("versions")] == [["champion"]]
+
+
+def test_second_serve_restarts_nothing(project: Project, served: str) -> None:
+    assert served in project.run("serve")
+
+
+def test_bundle_is_registered_through_the_same_gate(project: Project, served: str) -> None:
+    bundle = project.json("versions")[0]["bundle"]
+    out = project.run("register", f"./.ray_mlops/bundles/{bundle}", code=0)
+    assert "registered as version 2" in out
+
+
+def test_forget_deletes_rows_and_labels(project: Project, served: str) -> None:
+    report = json.loads(project.run("forget", "--ids", "b,zzz", only_stdout=True))
+    assert report["missing"] == ["zzz"]
+    assert "no prediction 'b'" in project.run("explain", "b", code=1)
+
+
+def test_undeploy_takes_the_model_away(project: Project, served: str) -> None:
+    project.run("undeploy")
+    answer = httpx.post(served, json={"instances": [{"x": 1.0, "z": 0.0, "colour": "red"}]}, trust_env=False)
+    assert answer.status_code == 404
+    assert "ok:" in project.run("ledger", "verify")
