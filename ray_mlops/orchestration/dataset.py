@@ -66,6 +66,7 @@ def prepare_dataset(
     now: float,
     contract: Contract | None = None,
     encoder: TargetEncoder | None = None,
+    features: FeaturePipeline | None = None,
     holdout_start_us: int | None = None,
 ) -> Dataset:
     """Validate, split, fit features and reference in one pass, and transform.
@@ -77,6 +78,7 @@ def prepare_dataset(
         now: Unix seconds: the clock, or the as-of time of a retraining.
         contract: The contract in force; None infers one from these rows.
         encoder: The target's classes as they are in force; None finds them.
+        features: A pipeline that is kept as it is (fine-tuning); None fits one.
         holdout_start_us: Where the holdout begins (a retraining's); None goes by the configured shares.
 
     Raises:
@@ -95,7 +97,7 @@ def prepare_dataset(
     encoder = encoder or TargetEncoder.fit(columns, data)
     plan = plan_split(columns, data, holdout_start_us=holdout_start_us)
     parted = materialise(map_tables(labelled, _Assign(plan)), "splitting", timeout_s)
-    features, profile, _ = fit_features_and_profile(
+    fitted, profile, _ = fit_features_and_profile(
         map_tables(parted, _mark_train),
         data,
         config.monitoring,
@@ -103,6 +105,7 @@ def prepare_dataset(
         optional=contract.optional_columns,
         timeout_s=timeout_s,
     )
+    features = features or fitted
     newest_us = snapshot.event_range[1] if snapshot.event_range else 0
     transform = _Transform(features, encoder, data, config.retraining.half_life, newest_us)
     blocks = map_tables(parted, transform)

@@ -96,6 +96,7 @@ def fit_bundle(
         dataset.prepared,
         run_name=name,
         initial_weights=None if initial is None else initial.state(),
+        scaling=None if initial is None else initial.scaling,
         on_epoch=show,
     )
     bundle = build_bundle(

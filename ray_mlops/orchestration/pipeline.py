@@ -329,7 +329,13 @@ def _prepare(place: Workplace, snapshot: Snapshot, purpose: Purpose, champion: C
     now = time.time() if purpose.as_of_us is None else purpose.as_of_us / 1e6
     encoder = None if champion is None else champion.bundle.encoder
     return prepare_dataset(
-        place.config, snapshot, place.files, now=now, encoder=encoder, holdout_start_us=purpose.holdout_start_us
+        place.config,
+        snapshot,
+        place.files,
+        now=now,
+        encoder=encoder,
+        features=None if purpose.initial is None else purpose.initial.features,
+        holdout_start_us=purpose.holdout_start_us,
     )
 
 
