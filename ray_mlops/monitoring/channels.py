@@ -1,0 +1,300 @@
+"""The evidence of all columns, the score and the loss, turned into alarms. Pure: windows in, verdicts out.
+
+Two outputs that must not be confused: *breaches* say that the pipe is broken, and block retraining; *alarms*
+say that the world has changed, and may start it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import log
+from typing import Any, Literal
+
+from ray_mlops.config import MonitoringConfig
+from ray_mlops.monitoring.combination import (
+    Watched,
+    column_weights,
+    combined_log_e,
+    guilty_columns,
+    most_weighty,
+    noticed_columns,
+    share_of_limit,
+)
+from ray_mlops.monitoring.faults import Breach, FaultDetector
+from ray_mlops.monitoring.feature import FeatureMonitor, FeatureReference
+from ray_mlops.monitoring.loss_channel import LossChannel, LossWindow
+from ray_mlops.monitoring.magnitudes import Magnitudes
+from ray_mlops.statistics.bins import ColumnCounts
+
+__all__ = ["DatasetMonitor", "FeatureReference", "WindowVerdict"]
+
+Alarm = Literal["inputs", "score", "loss"]
+
+@dataclass(frozen=True, slots=True)
+class WindowVerdict:
+    """What the channels say at the close of one window."""
+
+    window: int
+    status: Literal["warming_up", "testing"]
+    """`warming_up` while any column has too short a reference for the window-level channels."""
+    log_e: float
+    """Evidence of drift in inputs and score together; the action level is reached at ``limit``."""
+    limit: float
+    alarms: tuple[Alarm, ...]
+    guilty: tuple[str, ...]
+    """Columns that explain a drift alarm, those with most evidence first; empty without one."""
+    notices: tuple[str, ...]
+    """Columns above the notification level: look at them, nothing is done."""
+    breaches: tuple[str, ...]
+    """Breaches of the contract, as ``COLUMN:KIND``."""
+    change_point: int | None
+    """Window in which the change most likely began; None without an alarm."""
+    features: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By column: log_e, total_variation, expected, is_noise, status."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), **{k: list(getattr(self, k)) for k in ("alarms", "guilty", "notices", "breaches")}}
+
+
+@dataclass(slots=True)
+class _Column:
+    """One column under watch."""
+
+    monitor: FeatureMonitor | None
+    """None for calendar columns."""
+    faults: FaultDetector | None
+    """None for the score."""
+    magnitudes: Magnitudes
+    weight: float
+    counts: ColumnCounts | None = None
+    """The newest window."""
+    breaches: tuple[Breach, ...] = ()
+
+
+class DatasetMonitor:
+    """Watches the inputs, the score and the loss of one model over one reference epoch.
+
+    Under no change the probability that ``alarms`` is ever not empty is at most ``config.alpha``; half of it
+    belongs to the loss, where there is a reference for it. Columns are combined by a weighted mean of their
+    evidence, which is valid however they depend on each other: importances share ``1 - score_weight`` of it.
+
+    Args:
+        references: The inputs.
+        score: The prediction, as one more column; None when nothing is known of it.
+        losses: Losses of the reference's windows, of rows that the model was not trained on; may be empty.
+        config: Levels and tolerances.
+        max_violation_ratio: Share of values that may break the declared range or domain in a window.
+    """
+
+    def __init__(
+        self,
+        references: Sequence[FeatureReference],
+        score: FeatureReference | None,
+        losses: Sequence[LossWindow],
+        config: MonitoringConfig,
+        *,
+        max_violation_ratio: float = 0.05,
+    ) -> None:
+        self._config = config
+        self._score = None if score is None else score.name
+        weights = column_weights(references, score, config.score_weight)
+        self._columns: dict[str, _Column] = {}
+        for reference in [*references, *([score] if score is not None else [])]:
+            is_watched = reference.role != "calendar"
+            is_input = reference is not score
+            self._columns[reference.name] = _Column(
+                FeatureMonitor(reference, config) if is_watched else None,
+                FaultDetector(reference, config, len(references), max_violation_ratio) if is_input else None,
+                Magnitudes(reference.bins, reference.windows),
+                weights.get(reference.name, 0.0),
+            )
+        self._loss = LossChannel(losses, config.loss_tolerance) if any(n > 0 for n, _, _ in losses) else None
+        alpha = config.alpha if self._loss is None else config.alpha / 2.0
+        self._limit = log(1.0 / alpha)
+
+    # -- windows --------------------------------------------------------------------------------------
+
+    def update(
+        self,
+        window: int,
+        counts: Mapping[str, ColumnCounts],
+        score: ColumnCounts | None = None,
+        loss: LossWindow | None = None,
+        *,
+        violations: Mapping[str, int] | None = None,
+    ) -> WindowVerdict:
+        """Take one closed window, in order of time.
+
+        A column with a breach in this window gives no drift evidence: broken values say nothing of the world.
+
+        Args:
+            window: Its index.
+            counts: Counts of the inputs, on the reference's bins.
+            score: Counts of the prediction.
+            loss: Rows, sum and sum of squares of the losses, if they have matured by now (or ``update_loss``).
+            violations: Values that break the declared range or domain, by column.
+        """
+        seen = dict(counts) if score is None or self._score is None else {**counts, self._score: score}
+        for name, column in self._columns.items():
+            self._update_column(column, window, seen.get(name), (violations or {}).get(name, 0))
+        if loss is not None:
+            self.update_loss(window, loss)
+        return self._verdict(window)
+
+    def update_loss(self, window: int, loss: LossWindow) -> None:
+        """Take the losses of one matured window, in order of time; ignored without a reference for them."""
+        if self._loss is not None:
+            self._loss.update(window, loss)
+
+    def _update_column(self, column: _Column, window: int, counts: ColumnCounts | None, violations: int) -> None:
+        column.counts = counts
+        if column.faults is not None:
+            column.breaches = column.faults.update(counts, violations)
+        if column.monitor is not None and counts is not None and counts.n and not column.breaches:
+            column.monitor.update(window, counts)
+
+    # -- what follows from them -----------------------------------------------------------------------
+
+    @property
+    def log_e(self) -> float:
+        """Evidence of drift in inputs and score together."""
+        return combined_log_e(self._watched())
+
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Action-level alarms that are up."""
+        up: list[Alarm] = []
+        if self.log_e >= self._limit:
+            watched = self._watched()
+            score = share_of_limit({n: w for n, w in watched.items() if n == self._score}, self._limit)
+            inputs = share_of_limit({n: w for n, w in watched.items() if n != self._score}, self._limit)
+            up += ["inputs"] if inputs >= 0.5 else []
+            up += ["score"] if score >= 0.5 else []
+        if self._loss is not None and self._loss.log_e >= self._limit:
+            up.append("loss")
+        return tuple(up)
+
+    def breaches(self) -> tuple[str, ...]:
+        """Breaches of the contract that are up, as ``COLUMN:KIND``."""
+        return tuple(breach.name for column in self._columns.values() for breach in column.breaches)
+
+    def guilty(self) -> tuple[str, ...]:
+        """Columns that explain a drift alarm, by e-BH at this moment, those with most evidence first."""
+        return guilty_columns(self._watched(), self._config.alpha) if self.log_e >= self._limit else ()
+
+    def notices(self) -> tuple[str, ...]:
+        """Columns that explain why the notification level is passed."""
+        return noticed_columns(self._watched(), self._config.notification_windows)
+
+    def change_point(self) -> int | None:
+        """The window in which the change most likely began; None without an alarm."""
+        alarms = self.alarms()
+        is_drift = "inputs" in alarms or "score" in alarms
+        drift = most_weighty(self._watched()).change_window() if is_drift else None
+        loss = self._loss.change_window() if self._loss is not None and "loss" in alarms else None
+        known = [window for window in (drift, loss) if window is not None]
+        return min(known) if known else None
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Say why an alarm (``inputs``, ``score``, ``loss``) or a breach (``COLUMN:KIND``) is up."""
+        for column in self._columns.values():
+            for breach in column.breaches:
+                if breach.name == name:
+                    return breach.to_json()
+        if name == "loss" and self._loss is not None:
+            reason = f"mean loss {self._loss.last or 0.0:.4f}, up to {self._loss.limit:.4f} is no decay"
+            evidence = {"log_e": self._loss.log_e, "limit": self._limit, "change_point": self._loss.change_window()}
+            return {**evidence, "reason": reason}
+        guilty = list(self.guilty())
+        reason = f"drift in {', '.join(guilty)}" if guilty else "no drift"
+        evidence = {"log_e": self.log_e, "limit": self._limit, "change_point": self.change_point()}
+        return {**evidence, "guilty": guilty, "reason": reason}
+
+    def view(self) -> dict[str, Any]:
+        """Everything, for people: each column's evidence by channel and its distances from the reference."""
+        loss = self._loss
+        return {
+            "log_e": self.log_e,
+            "limit": self._limit,
+            "alpha": self._config.alpha,
+            "guilty": list(self.guilty()),
+            "notices": list(self.notices()),
+            "change_point": self.change_point(),
+            "breaches": [b.to_json() for column in self._columns.values() for b in column.breaches],
+            "loss": None if loss is None else {"log_e": loss.log_e, "mean": loss.last, "limit": loss.limit},
+            "features": {name: self._column_view(name, column) for name, column in self._columns.items()},
+        }
+
+    def _column_view(self, name: str, column: _Column) -> dict[str, Any]:
+        monitor, counts = column.monitor, column.counts
+        measured = column.magnitudes.measure(counts) if counts is not None and counts.n else []
+        return {
+            **self._summary(column),
+            "weight": column.weight,
+            "is_score": name == self._score,
+            "channels": {} if monitor is None else monitor.channels(),
+            "reference_windows": 0 if monitor is None else monitor.num_reference_windows,
+            "null_ratio": counts.null_ratio if counts is not None and counts.n else None,
+            "magnitudes": {magnitude.name: magnitude.to_json() for magnitude in measured},
+            "breaches": [breach.kind for breach in column.breaches],
+        }
+
+    def _summary(self, column: _Column) -> dict[str, Any]:
+        monitor, counts = column.monitor, column.counts
+        status = "calendar" if monitor is None else "warming_up" if monitor.is_warming_up else "testing"
+        summary: dict[str, Any] = {"log_e": 0.0 if monitor is None else monitor.log_e, "status": status}
+        if counts is not None and counts.n:
+            found = column.magnitudes.total_variation(counts)
+            summary |= {"total_variation": found.value, "expected": found.expected, "is_noise": found.is_noise}
+        return summary
+
+    def _verdict(self, window: int) -> WindowVerdict:
+        is_warming_up = any(watched.monitor.is_warming_up for watched in self._watched().values())
+        return WindowVerdict(
+            window=window,
+            status="warming_up" if is_warming_up else "testing",
+            log_e=self.log_e,
+            limit=self._limit,
+            alarms=self.alarms(),
+            guilty=self.guilty(),
+            notices=self.notices(),
+            breaches=self.breaches(),
+            change_point=self.change_point(),
+            features={name: self._summary(column) for name, column in self._columns.items()},
+        )
+
+    def _watched(self) -> dict[str, Watched]:
+        return {
+            name: Watched(column.weight, column.monitor)
+            for name, column in self._columns.items()
+            if column.monitor is not None and column.weight > 0.0
+        }
+
+    # -- restarts -------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """The state, without the references."""
+        return {
+            "columns": {name: _column_state(column) for name, column in self._columns.items()},
+            "loss": None if self._loss is None else self._loss.to_json(),
+        }
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Take up a state that a monitor with the same references stored; evidence is then equal to the bit."""
+        for name, state in content["columns"].items():
+            column = self._columns[name]
+            if column.monitor is not None:
+                column.monitor.restore(state["monitor"])
+            if column.faults is not None:
+                column.faults.restore(state["faults"])
+            column.breaches = tuple(Breach(**{k: v for k, v in b.items() if k != "name"}) for b in state["breaches"])
+            column.counts = None if state["counts"] is None else ColumnCounts.from_json(state["counts"])
+        if self._loss is not None and content["loss"] is not None:
+            self._loss.restore(content["loss"])
+
+
+def _column_state(column: _Column) -> dict[str, Any]:
+    return {
+        "monitor": None if column.monitor is None else column.monitor.to_json(),
+        "faults": None if column.faults is None else column.faults.to_json(),
+        "breaches": [breach.to_json() for breach in column.breaches],
+        "counts": None if column.counts is None else column.counts.to_json(),
+    }

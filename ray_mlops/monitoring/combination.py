@@ -1,0 +1,71 @@
+"""From the evidence of each column to that of all of them, and back to the columns that explain it."""
+
+from collections.abc import Mapping, Sequence
+from math import exp, log
+from typing import NamedTuple
+
+import numpy as np
+
+from ray_mlops.monitoring.feature import FeatureMonitor, FeatureReference
+from ray_mlops.statistics.accumulate import combine, e_bh
+
+_SMALLEST_IMPORTANCE = 0.02
+"""Share of the inputs' weight that every column gets."""
+
+
+class Watched(NamedTuple):
+    """A column under watch, and its share of the evidence, above 0."""
+
+    weight: float
+    monitor: FeatureMonitor
+
+    @property
+    def weighted_log_e(self) -> float:
+        return log(self.weight) + self.monitor.log_e
+
+
+def column_weights(
+    references: Sequence[FeatureReference], score: FeatureReference | None, score_weight: float
+) -> dict[str, float]:
+    """Return each watched column's share of the evidence; they sum to 1."""
+    watched = [reference for reference in references if reference.role != "calendar"]
+    total = sum(max(reference.importance, 0.0) for reference in watched)
+    raw = {
+        reference.name: max(max(reference.importance, 0.0) / total if total > 0.0 else 1.0, _SMALLEST_IMPORTANCE)
+        for reference in watched
+    }
+    inputs = 0.0 if not raw else 1.0 if score is None else 1.0 - score_weight
+    shares = {name: inputs * weight / sum(raw.values()) for name, weight in raw.items()}
+    return shares if score is None else {**shares, score.name: 1.0 - inputs}
+
+
+def combined_log_e(columns: Mapping[str, Watched]) -> float:
+    """Return the log of the weighted mean of the columns' e-values; 0 of no columns."""
+    if not columns:
+        return 0.0
+    return combine([c.weight for c in columns.values()], [c.monitor.log_e for c in columns.values()])
+
+
+def share_of_limit(columns: Mapping[str, Watched], limit: float) -> float:
+    """Return what some of the columns contribute to the combined evidence, in multiples of ``exp(limit)``."""
+    return sum(exp(min(column.weighted_log_e - limit, 700.0)) for column in columns.values())
+
+
+def guilty_columns(columns: Mapping[str, Watched], alpha: float) -> tuple[str, ...]:
+    """Name the columns that e-BH rejects, those with most evidence first; at least the foremost one."""
+    names, log_es = list(columns), [column.monitor.log_e for column in columns.values()]
+    return tuple(names[index] for index in e_bh(log_es, alpha) or [int(np.argmax(log_es))])
+
+
+def noticed_columns(columns: Mapping[str, Watched], notification_windows: int) -> tuple[str, ...]:
+    """Name the columns above the notification level, if the columns together are above it."""
+    limit = log(notification_windows)
+    log_rs = {name: column.monitor.log_r for name, column in columns.items()}
+    if not columns or combine([c.weight for c in columns.values()], list(log_rs.values())) < limit:
+        return ()
+    return tuple(name for name in sorted(log_rs, key=lambda name: -log_rs[name]) if log_rs[name] >= limit)
+
+
+def most_weighty(columns: Mapping[str, Watched]) -> FeatureMonitor:
+    """Return the column that contributes most to the combined evidence."""
+    return max(columns.values(), key=lambda column: column.weighted_log_e).monitor

@@ -1,0 +1,254 @@
+"""One reference epoch of one model: its bins, its channels, and the monitor over them.
+
+An epoch begins when a version becomes champion. Its inputs are measured against the newest windows before
+that: those of the version's own snapshot, and those logged since, counted on the same bins.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from ray_mlops.config import MonitoringConfig, ProjectConfig
+from ray_mlops.data.reference import ReferenceProfile
+from ray_mlops.errors import ModelNotFoundError
+from ray_mlops.ledger import Ledger, current_routes, deployed_config
+from ray_mlops.monitoring.channels import DatasetMonitor
+from ray_mlops.monitoring.feature import FeatureReference
+from ray_mlops.monitoring.frozen import FrozenReference
+from ray_mlops.monitoring.handover import SCORE, Reference, count_columns, without_rows_ahead
+from ray_mlops.monitoring.monitor import ModelMonitor, Watched
+from ray_mlops.runtime.files import Files
+from ray_mlops.serving.label_log import read_labels
+from ray_mlops.serving.log_files import read_predictions
+from ray_mlops.serving.protocol import LabelRecord
+from ray_mlops.statistics.bins import Bins, ColumnCounts
+from ray_mlops.training.bundle import ModelBundle
+
+
+@dataclass(slots=True)
+class Epoch:
+    """What is watched now, and against what."""
+
+    model: str
+    version: str
+    config: ProjectConfig
+    config_hash: str
+    reference: Reference
+    reference_windows: list[int]
+    """First and last window of the inputs' reference; empty without one."""
+    source_rows: Mapping[int, int]
+    """Rows of the version's snapshot by window."""
+    monitor: ModelMonitor
+
+    def is_current(self, ledger: Ledger) -> bool:
+        """Whether no other version is champion. A model that is not served any more keeps its last epoch."""
+        routes = current_routes(ledger)["models"].get(self.model)
+        return routes is None or str(routes["champion"]["version"]) == self.version
+
+    def follow_config(self, ledger: Ledger) -> None:
+        """Take up the configuration in force, for the policy; the channels keep what the epoch began with."""
+        routes = current_routes(ledger)["models"].get(self.model)
+        if routes is not None and routes["config_hash"] != self.config_hash:
+            self.config = ProjectConfig.model_validate(deployed_config(ledger, self.model, routes["config_hash"]))
+            self.config_hash = routes["config_hash"]
+
+
+def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[str, Any] | None) -> Epoch:
+    """Begin the epoch of the present champion, or take it up again from its own checkpoint.
+
+    Args:
+        model: The model's name.
+        ledger: Says who is champion, and with which configuration.
+        files: The store.
+        checkpoint: ``ModelMonitor.checkpoint`` of this epoch or of the one before; None for the first.
+
+    Raises:
+        ModelNotFoundError: The model is not deployed.
+        BundleError: The champion's bundle cannot be loaded.
+    """
+    routes = current_routes(ledger)["models"].get(model)
+    if routes is None:
+        raise ModelNotFoundError(f"model {model!r} is not deployed", "monitor", "deploy it with 'ray-mlops serve'")
+    champion = routes["champion"]
+    version = str(champion["version"])
+    config = ProjectConfig.model_validate(deployed_config(ledger, model, routes["config_hash"] or None))
+    bundle = ModelBundle.load(champion["bundle"], trusted=("ray_mlops.", config.training.model.split(":")[0]))
+    profile = _without_redacted(bundle.profile, config)
+    start = None if checkpoint is None else checkpoint["start_window"]
+    resumes = checkpoint is not None and checkpoint["reference"] == _reference_id(champion, start)
+    if checkpoint is not None and not resumes:
+        start = None if checkpoint["closed"] is None else checkpoint["closed"] + 1
+    reference_id = _reference_id(champion, start)
+    bins: dict[str, Bins] = {name: column.bins for name, column in profile.columns.items()}
+    if profile.score is not None:
+        bins[SCORE] = profile.score.bins
+    frozen = FrozenReference.load(files, model, reference_id) if resumes else None
+    if frozen is None:
+        last = None if start is None else start - 1
+        windows = _reference_windows(model, files, profile, bins, last, config.monitoring)
+        frozen = FrozenReference(windows, config.monitoring)
+        frozen.save(files, model, reference_id)
+    ratio = config.data.contract.max_quarantine_ratio
+    dataset = build_channels(
+        profile, frozen.windows, _null_limits(config), frozen.monitoring, max_violation_ratio=ratio
+    )
+    max_ahead = config.monitoring.max_ahead
+    reference = Reference(
+        reference_id,
+        bins,
+        profile.window_us,
+        config.data.contract.columns,
+        version,
+        None if max_ahead is None else max_ahead // timedelta(microseconds=1),
+    )
+    monitor = ModelMonitor(
+        _watched(model, version, routes["config_hash"], bundle, start), reference, dataset, config.monitoring
+    )
+    rows, labels = _logged(model, files, checkpoint, profile.window_us, config.monitoring)
+    monitor.restore(checkpoint, rows, labels)
+    if resumes and checkpoint is not None:
+        dataset.restore(checkpoint["dataset"])
+    source_rows = {window: max(c[window].n for c in _by_column(profile) if window in c) for window in profile.windows}
+    span = [min(frozen.windows), max(frozen.windows)] if frozen.windows else []
+    return Epoch(model, version, config, routes["config_hash"], reference, span, source_rows, monitor)
+
+
+def _reference_id(champion: Mapping[str, Any], start: int | None) -> str:
+    """The same version may become champion again: that is another epoch."""
+    name = f"v{champion['version']}-{champion['bundle_hash'][:8]}"
+    return name if start is None else f"{name}-w{start}"
+
+
+def _without_redacted(profile: ReferenceProfile, config: ProjectConfig) -> ReferenceProfile:
+    """The profile of what the prediction log shows as it was; what is left out or hashed cannot be watched."""
+    redacted = config.serving.log.redact
+    return replace(
+        profile,
+        columns={name: column for name, column in profile.columns.items() if name not in redacted},
+        importance={name: weight for name, weight in profile.importance.items() if name not in redacted},
+    )
+
+
+def build_channels(
+    profile: ReferenceProfile,
+    windows: Mapping[int, Mapping[str, ColumnCounts]],
+    null_limits: Mapping[str, float],
+    config: MonitoringConfig,
+    *,
+    max_violation_ratio: float = 0.05,
+) -> DatasetMonitor:
+    """The channels of a reference.
+
+    Args:
+        profile: Bins, roles, importances, score and losses.
+        windows: Counts of the inputs by window and column, in time order.
+        null_limits: Share of nulls that the user's contract allows, by column.
+        config: Levels and tolerances.
+        max_violation_ratio: Share of values that may break the declared range or domain.
+    """
+    references = [
+        FeatureReference(
+            name=name,
+            bins=column.bins,
+            windows=tuple(counts[name] for counts in windows.values() if name in counts),
+            role="calendar" if column.role == "calendar" else "feature",
+            importance=profile.importance.get(name, 0.0),
+            max_null_ratio=null_limits.get(name),
+        )
+        for name, column in profile.columns.items()
+    ]
+    score = profile.score
+    scored = None if score is None else FeatureReference(SCORE, score.bins, tuple(score.windows.values()))
+    losses = [(loss.n, loss.total, loss.total_squares) for loss in profile.losses.values()]
+    return DatasetMonitor(references, scored, losses, config, max_violation_ratio=max_violation_ratio)
+
+
+def _reference_windows(
+    model: str,
+    files: Files,
+    profile: ReferenceProfile,
+    bins: Mapping[str, Bins],
+    last: int | None,
+    config: MonitoringConfig,
+) -> dict[int, dict[str, ColumnCounts]]:
+    """The newest windows up to ``last``: the profile's, and after them those of the prediction log."""
+    found: dict[int, dict[str, ColumnCounts]] = {
+        window: {name: column.windows[window] for name, column in profile.columns.items() if window in column.windows}
+        for window in profile.windows
+    }
+    newest = max(found, default=None)
+    if last is not None and newest is not None and last > newest:
+        found |= _counted_log(model, files, bins, profile.window_us, newest + 1, last, config.max_ahead)
+    kept = [window for window in sorted(found) if last is None or window <= last]
+    return {window: found[window] for window in kept[-config.reference.windows :]}
+
+
+def _counted_log(
+    model: str,
+    files: Files,
+    bins: Mapping[str, Bins],
+    window_us: int,
+    first: int,
+    last: int,
+    max_ahead: timedelta | None,
+) -> dict[int, dict[str, ColumnCounts]]:
+    rows = read_predictions(files, model, (_day(first * window_us), _day((last + 1) * window_us - 1)))
+    if rows.num_rows == 0:
+        return {}
+    rows = without_rows_ahead(rows, None if max_ahead is None else max_ahead // timedelta(microseconds=1))
+    windows = rows["event_time"].cast(pa.int64()).to_numpy() // window_us
+    inputs = {name: b for name, b in bins.items() if name != SCORE}
+    return {
+        int(window): count_columns(rows.filter(pa.array(windows == window)), inputs)
+        for window in sorted(set(windows.tolist()))
+        if first <= window <= last
+    }
+
+
+def _logged(
+    model: str, files: Files, checkpoint: Mapping[str, Any] | None, window_us: int, config: MonitoringConfig
+) -> tuple[pa.Table | None, list[LabelRecord]]:
+    """What the logs hold within the label horizon of a checkpoint; everything without one."""
+    closed = None if checkpoint is None else checkpoint["closed"]
+    days = None
+    if closed is not None:
+        oldest = (closed + 1) * window_us - config.labels.horizon // timedelta(microseconds=1)
+        days = (_day(oldest), "9999-12-31")
+    rows = read_predictions(files, model, days)
+    labels = [
+        LabelRecord(record["id"], json.loads(record["label"]), record["time"], record["arrival"])
+        for record in read_labels(files, model).to_pylist()
+    ]
+    return (rows if rows.num_rows else None), labels
+
+
+def _watched(model: str, version: str, config_hash: str, bundle: ModelBundle, start: int | None) -> Watched:
+    encoder = bundle.encoder
+    return Watched(
+        model=model,
+        version=version,
+        config_hash=config_hash,
+        task=bundle.task,
+        classes=tuple(str(name) for name in bundle.classes),
+        loss_scale=bundle.loss_scale,
+        encode=encoder.encode_value,
+        start_window=start,
+    )
+
+
+def _null_limits(config: ProjectConfig) -> dict[str, float]:
+    """Share of nulls that a person declared; what was inferred is no promise."""
+    rules = config.data.contract.columns
+    return {name: rule.max_null_ratio for name, rule in rules.items() if rule.max_null_ratio < 1.0}
+
+
+def _by_column(profile: ReferenceProfile) -> list[Mapping[int, ColumnCounts]]:
+    return [column.windows for column in profile.columns.values()]
+
+
+def _day(event_us: int) -> str:
+    return datetime.fromtimestamp(event_us / 1e6, UTC).date().isoformat()

@@ -1,0 +1,182 @@
+"""One column's drift: a reference, the channels that watch it, and their combined evidence."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any, Literal, Self
+
+from ray_mlops.config import MonitoringConfig
+from ray_mlops.monitoring.window_channels import (
+    Channel,
+    LocationChannel,
+    RangeChannel,
+    RowsChannel,
+    ShapeChannel,
+    present_rows,
+)
+from ray_mlops.statistics.accumulate import combine
+from ray_mlops.statistics.bins import Bins, ColumnCounts, bins_from_json
+
+_ROWS_WEIGHT = 0.5
+"""Share of the row-level fallback in the evidence of a column that had to warm up."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureReference:
+    """What a column looked like: its bins, and counts of the reference's windows in order of time."""
+
+    name: str
+    bins: Bins
+    windows: tuple[ColumnCounts, ...] = ()
+    role: Literal["feature", "calendar"] = "feature"
+    """A `calendar` column moves by itself: it is checked for faults and never for drift."""
+    importance: float = 1.0
+    """Share of the model's quality that hangs on it; any scale."""
+    max_null_ratio: float | None = None
+    """Share of nulls that the user's contract allows; None when it says nothing."""
+
+    def pooled(self) -> ColumnCounts:
+        """All windows together."""
+        return sum(self.windows, ColumnCounts.empty(self.bins))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "bins": self.bins.to_json(),
+            "windows": [window.to_json() for window in self.windows],
+            "role": self.role,
+            "importance": self.importance,
+            "max_null_ratio": self.max_null_ratio,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        windows = tuple(ColumnCounts.from_json(window) for window in content["windows"])
+        return cls(**{**content, "bins": bins_from_json(content["bins"]), "windows": windows})
+
+
+class FeatureMonitor:
+    """Watches one column over one reference epoch.
+
+    With fewer reference windows than ``reference.min_windows`` it is warming up: only the row-level fallback
+    acts, and each new window joins the reference unless the fallback has alarmed. Then the window-level channels
+    take over, and what the fallback found stays as a part of the evidence.
+
+    Args:
+        reference: The column's reference.
+        config: Sizes and tolerances.
+    """
+
+    def __init__(self, reference: FeatureReference, config: MonitoringConfig) -> None:
+        self.reference = reference
+        self._min_windows = config.reference.min_windows
+        self._alarm = log(1.0 / config.alpha)
+        self._joined: list[ColumnCounts] = []
+        self._tested: list[int] = []
+        self._warmed_up_by = 0  # windows that only the fallback has taken
+        self._rows: RowsChannel | None = None
+        if len(reference.windows) < self._min_windows:
+            self._rows = RowsChannel(reference.bins, reference.windows, config.tolerance, config.alpha)
+        self._channels = self._window_channels()
+        self._log_e: float | None = None
+
+    @property
+    def is_warming_up(self) -> bool:
+        return not self._channels
+
+    @property
+    def num_reference_windows(self) -> int:
+        return len(self.reference.windows) + len(self._joined)
+
+    def reference_windows(self) -> list[ColumnCounts]:
+        """The reference's windows, those that joined it included."""
+        return [*self.reference.windows, *self._joined]
+
+    def update(self, window: int, counts: ColumnCounts) -> None:
+        """Take one closed window. A window without a single value is a fault of the pipe and is left out."""
+        if present_rows(counts) == 0:
+            return
+        self._log_e = None
+        u = uniform(self.reference.name, window)
+        if self._channels:
+            for channel in self._channels:
+                channel.update(counts, u)
+        else:
+            assert self._rows is not None
+            self._rows.update(counts, u)
+            self._warmed_up_by += 1
+            if self._rows.log_e < self._alarm:
+                self._joined.append(counts)
+        self._tested.append(window)
+        if not self._channels:
+            self._channels = self._window_channels()
+
+    @property
+    def log_e(self) -> float:
+        """The column's evidence at the action level."""
+        if self._log_e is None:
+            self._log_e = self._combined()
+        return self._log_e
+
+    def _combined(self) -> float:
+        windows = _average([(channel.weight, channel.log_e) for channel in self._channels])
+        if self._rows is None:
+            return windows
+        return combine([_ROWS_WEIGHT, 1.0 - _ROWS_WEIGHT], [self._rows.log_e, windows])
+
+    @property
+    def log_r(self) -> float:
+        """The column's evidence at the notification level; what the fallback found is past when it ends."""
+        return _average([(channel.weight, channel.log_r) for channel in self._channels or self._active()])
+
+    def channels(self) -> dict[str, float]:
+        """Log evidence by channel."""
+        return {channel.name: channel.log_e for channel in self._active()}
+
+    def change_window(self) -> int | None:
+        """The window in which the change most likely began, by the channel that has most to say."""
+        active = [channel for channel in self._active() if channel.start is not None]
+        if not active:
+            return None
+        best = max(active, key=lambda channel: log(channel.weight) + channel.log_e)
+        assert best.start is not None
+        first = 0 if best is self._rows else self._warmed_up_by
+        return self._tested[first + best.start - 1]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "joined": [counts.to_json() for counts in self._joined],
+            "tested": self._tested,
+            "warmed_up_by": self._warmed_up_by,
+            "channels": {channel.name: channel.state() for channel in self._active()},
+        }
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Take up a state that was stored for the same reference."""
+        self._log_e = None
+        self._joined = [ColumnCounts.from_json(counts) for counts in content["joined"]]
+        self._tested = list(content["tested"])
+        self._warmed_up_by = content["warmed_up_by"]
+        self._channels = self._window_channels()
+        for channel in self._active():
+            channel.restore(content["channels"][channel.name])
+
+    def _active(self) -> Sequence[Channel]:
+        return [*([self._rows] if self._rows is not None else []), *self._channels]
+
+    def _window_channels(self) -> list[Channel]:
+        windows = self.reference_windows()
+        if len(windows) < self._min_windows:
+            return []
+        return [kind(self.reference.bins, windows) for kind in (LocationChannel, ShapeChannel, RangeChannel)]
+
+
+def _average(parts: list[tuple[float, float]]) -> float:
+    return combine(*zip(*parts, strict=True)) if parts else 0.0
+
+
+def uniform(name: str, window: int) -> float:
+    """Return a number in (0, 1] that is random to a column and window, and the same in every replay."""
+    digest = hashlib.blake2b(f"{name}\0{window}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest) + 1.0) / 2.0**64

@@ -1,0 +1,162 @@
+"""What a replica hands to the monitor: counts on the reference's bins, and the keys that labels join to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_mlops.config import ColumnContract
+from ray_mlops.data.values import category_key
+from ray_mlops.monitoring.labels import KEY_COLUMNS
+from ray_mlops.statistics.bins import Bins, ColumnCounts
+
+SCORE = "prediction"
+"""Name of the prediction among the columns that are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The bins in force for one model; ``id`` changes when they do."""
+
+    id: str
+    bins: Mapping[str, Bins]
+    """By raw input column, and ``SCORE``."""
+    window_us: int
+    rules: Mapping[str, ColumnContract] = field(default_factory=dict)
+    """The declared contract, for hard ranges and closed domains."""
+    version: str | None = None
+    """The champion: only its own predictions are counted as the score; None counts all."""
+    max_ahead_us: int | None = None
+    """Rows further ahead of their arrival than this are not counted; None counts all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """One flush of one replica. A repeat is recognised by its prediction ids."""
+
+    model: str
+    replica: str
+    sequence: int
+    reference: str
+    """Id of the reference that the counts were made on."""
+    counts: Mapping[int, Mapping[str, ColumnCounts]]
+    """By window and column."""
+    rows: pa.Table
+    """Keys and predictions of the same rows, for the label join."""
+    violations: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    """Values outside the declared range or domain, by window and column; only where there are any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The monitor's answer. Unless ``accepted``, count again: on another reference, or without known rows."""
+
+    accepted: bool
+    reference: Reference | None = None
+    """The reference in force, when the flush was made on another one."""
+    known: list[str] = field(default_factory=list)
+    """Prediction ids that were handed over before."""
+
+
+def build_handover(model: str, replica: str, sequence: int, rows: pa.Table, reference: Reference) -> Handover:
+    """Count logged rows on the reference's bins, by window of event time.
+
+    Args:
+        model: The model's name.
+        replica: Who hands over.
+        sequence: Number of this flush, rising.
+        rows: Rows of the prediction log.
+        reference: Bins and window. A column that the log leaves out (redacted) is not counted.
+    """
+    sound = without_rows_ahead(rows, reference.max_ahead_us)
+    windows = sound["event_time"].cast(pa.int64()).to_numpy() // reference.window_us
+    counts: dict[int, dict[str, ColumnCounts]] = {}
+    violations: dict[int, dict[str, int]] = {}
+    for index in np.unique(windows).tolist():
+        part = sound if (windows == index).all() else sound.filter(pa.array(windows == index))
+        counts[index] = count_columns(part, reference.bins, reference.version)
+        violations[index] = count_violations(part, reference.rules)
+    return Handover(model, replica, sequence, reference.id, counts, key_columns(rows), violations)
+
+
+def without_rows_ahead(rows: pa.Table, max_ahead_us: int | None) -> pa.Table:
+    """Leave out rows whose event time is further ahead of their arrival than is believed."""
+    if max_ahead_us is None or rows.num_rows == 0:
+        return rows
+    event_us, arrival_us = (rows[name].cast(pa.int64()).to_numpy() for name in ("event_time", "arrival_time"))
+    ahead = event_us - arrival_us > max_ahead_us
+    return rows.filter(pa.array(~ahead)) if ahead.any() else rows
+
+
+def key_columns(rows: pa.Table) -> pa.Table:
+    """The columns of logged rows that the label join keeps."""
+    names = [name for name in rows.column_names if name in KEY_COLUMNS or name.split(".")[0] == "prediction"]
+    return rows.select(names)
+
+
+def count_violations(rows: pa.Table, rules: Mapping[str, ColumnContract]) -> dict[str, int]:
+    """Count the values of logged rows outside the declared range or domain, by column; nulls are none."""
+    found: dict[str, int] = {}
+    for name, rule in rules.items():
+        column = f"features.{name}"
+        if column not in rows.column_names:
+            continue
+        count = _num_outside(rows[column], rule)
+        if count:
+            found[name] = count
+    return found
+
+
+def _num_outside(values: pa.ChunkedArray, rule: ColumnContract) -> int:
+    bad = pa.chunked_array([np.zeros(len(values), bool)])
+    is_number = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
+    if is_number and rule.min is not None:
+        bad = pc.or_(bad, pc.less(values, rule.min))
+    if is_number and rule.max is not None:
+        bad = pc.or_(bad, pc.greater(values, rule.max))
+    if rule.allowed is not None:
+        bad = pc.or_(bad, pc.invert(pc.is_in(values, _domain(rule.allowed, values.type))))
+    return int(pc.sum(pc.and_(bad, pc.invert(pc.is_null(values, nan_is_null=True)))).as_py() or 0)
+
+
+def _domain(allowed: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """The values of a closed domain that a column of a type can have, as that type."""
+    if pa.types.is_boolean(kind):
+        return pa.array([bool(value) for value in allowed if value in (0, 1)], kind)
+    if pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        return pa.array([value for value in allowed if isinstance(value, int | float)], pa.float64()).cast(kind)
+    return pa.array([category_key(value) for value in allowed], pa.string()).cast(kind)
+
+
+def count_columns(rows: pa.Table, bins: Mapping[str, Bins], version: str | None = None) -> dict[str, ColumnCounts]:
+    """Count the columns of logged rows that have bins; under ``SCORE`` the predictions of a version.
+
+    Args:
+        rows: Rows of the prediction log.
+        bins: By column.
+        version: Whose predictions are counted, of requests that were not pinned to it; None counts all.
+    """
+    counted: dict[str, ColumnCounts] = {}
+    for name, column_bins in bins.items():
+        column = f"features.{name}"
+        if name != SCORE and column in rows.column_names:
+            counted[name] = ColumnCounts.of(column_bins, rows[column])
+    own = rows if SCORE not in bins or version is None else own_rows(rows, version)
+    if SCORE in bins and own.num_rows:
+        scores = own["prediction"] if "prediction" in own.column_names else top_score(own)
+        counted[SCORE] = ColumnCounts.of(bins[SCORE], scores)
+    return counted
+
+
+def own_rows(rows: pa.Table, version: str) -> pa.Table:
+    """The rows that a version answered in the ordinary way: not a candidate's, not pinned."""
+    return rows.filter(pc.and_(pc.equal(rows["version"], version), pc.invert(rows["pinned"])))
+
+
+def top_score(rows: pa.Table) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The probability of the most probable class of each row, for a multiclass model [n]."""
+    names = [name for name in rows.column_names if name.startswith("prediction.")]
+    return np.asarray(np.column_stack([rows[name].to_numpy() for name in names]).max(axis=1), dtype=np.float64)

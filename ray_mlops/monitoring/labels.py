@@ -1,0 +1,209 @@
+"""Predictions wait here for their labels, by window of event time.
+
+Rows are keyed by prediction id. A label may come before its prediction has been handed over, twice, or
+with another value; each is counted and none is lost. Only what lies within the horizon is held.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_mlops.serving.protocol import LabelRecord
+from ray_mlops.statistics.bins import FloatArray
+
+KEY_COLUMNS = (
+    "prediction_id",
+    "request_id",
+    "event_time",
+    "arrival_time",
+    "arm",
+    "version",
+    "route_version",
+    "pinned",
+    "weight",
+)
+"""Columns of the prediction log that the join keeps, besides ``prediction`` or ``prediction.CLASS``."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLabels:
+    """How far one window's labels have come."""
+
+    rows: int
+    labelled: int
+
+    @property
+    def coverage(self) -> float:
+        """Share of rows with a label; 0 without rows."""
+        return self.labelled / self.rows if self.rows else 0.0
+
+
+@dataclass(slots=True)
+class _Window:
+    parts: list[pa.Table]
+    labels: list[float]
+    """One for each row in order of arrival; NaN where there is none yet."""
+
+
+class LabelJoin:
+    """Joins labels to predictions of one model.
+
+    Args:
+        encode: Turns a label into the number that losses take; raises ValueError on a wrong type.
+        window_us: Length of a window, microseconds of event time.
+        horizon_us: How long a prediction waits for its label, and a label for its prediction.
+    """
+
+    def __init__(self, encode: Callable[[Any], float], window_us: int, horizon_us: int) -> None:
+        self._encode = encode
+        self._window_us = window_us
+        self._horizon_us = horizon_us
+        self._windows: dict[int, _Window] = {}
+        self._where: dict[str, tuple[int, int]] = {}
+        self._early: dict[str, LabelRecord] = {}
+        self._since: dict[str, int] = {}
+        """Watermark at which an early label without an event time was first seen to wait."""
+        self._newest_arrival: int | None = None
+        self.counts: Counter[str] = Counter()
+        """Labels `accepted`, `duplicate`, `conflicting`, `invalid`, `unknown`; predictions `unlabelled`."""
+
+    def known(self, ids: Iterable[str]) -> list[str]:
+        """Those of the ids that the join holds already."""
+        return [name for name in ids if name in self._where]
+
+    def add_predictions(self, rows: pa.Table) -> None:
+        """Take rows with ``KEY_COLUMNS`` and predictions; ids that are held already must not be among them."""
+        event_us = rows["event_time"].cast(pa.int64()).to_numpy()
+        windows = event_us // self._window_us
+        ids = np.array(rows["prediction_id"].to_pylist(), dtype=object)
+        for index in np.unique(windows).tolist():
+            mask = windows == index
+            window = self._windows.setdefault(index, _Window([], []))
+            start = len(window.labels)
+            chosen = ids[mask].tolist()
+            window.parts.append(rows.filter(pa.array(mask)))
+            window.labels.extend([float("nan")] * len(chosen))
+            for offset, name in enumerate(chosen):
+                self._where[name] = (index, start + offset)
+                early = self._early.pop(name, None)
+                if early is not None:
+                    self._since.pop(name, None)
+                    window.labels[start + offset] = self._encode(early.label)
+
+    def add_labels(self, labels: Sequence[LabelRecord]) -> dict[str, int]:
+        """Take labels; the first value of an id wins.
+
+        Returns:
+            How many were `accepted`, `duplicate` (same value again), `conflicting` (another value) and
+            `invalid` (a value that the task does not know).
+        """
+        taken = Counter({"accepted": 0, "duplicate": 0, "conflicting": 0})
+        for record in labels:
+            taken[self._add_label(record)] += 1
+            self._newest_arrival = max(record.arrival, self._newest_arrival or record.arrival)
+        self.counts.update(taken)
+        return dict(taken)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the logs cannot tell: the counts, and which labels still wait for a prediction."""
+        waiting = [[name, self._since.get(name)] for name in self._early]
+        return {"counts": dict(self.counts), "early": waiting, "newest_arrival": self._newest_arrival}
+
+    def restore(self, content: Mapping[str, Any], labels: Sequence[LabelRecord]) -> None:
+        """Take labels from the log; those up to a checkpoint have been counted, and maybe outlived their prediction.
+
+        Args:
+            content: ``to_json`` of the checkpoint.
+            labels: In order of arrival. Their predictions, as far as the horizon reaches, have been added before.
+        """
+        counted, early = content["newest_arrival"], dict(content["early"])
+        for record in labels:
+            if counted is None or record.arrival > counted:
+                self.add_labels([record])
+            elif record.id in self._where or record.id in early:
+                self._add_label(record)
+        self._since.update({name: since for name, since in early.items() if name in self._early and since is not None})
+        self._newest_arrival = max((us for us in (counted, self._newest_arrival) if us is not None), default=None)
+        self.counts.update(content["counts"])
+
+    def _add_label(self, record: LabelRecord) -> str:
+        try:
+            value = self._encode(record.label)
+        except ValueError:
+            return "invalid"
+        place = self._where.get(record.id)
+        if place is None:
+            held = self._early.setdefault(record.id, record)
+            if held is record:
+                return "accepted"
+            return "duplicate" if self._encode(held.label) == value else "conflicting"
+        labels = self._windows[place[0]].labels
+        present = labels[place[1]]
+        if np.isnan(present):
+            labels[place[1]] = value
+            return "accepted"
+        return "duplicate" if present == value else "conflicting"
+
+    def summary(self, window: int) -> WindowLabels:
+        """Rows and labelled rows of one window."""
+        held = self._windows.get(window)
+        if held is None:
+            return WindowLabels(0, 0)
+        return WindowLabels(len(held.labels), int(np.count_nonzero(~np.isnan(held.labels))))
+
+    def labelled_counts(self, through: int) -> dict[int, int]:
+        """Labelled rows of each window up to one, inclusive."""
+        return {index: self.summary(index).labelled for index in sorted(self._windows) if index <= through}
+
+    def labelled(self, after: int, through: int) -> pa.Table | None:
+        """Labelled rows of the windows in ``(after, through]``, in event order; None where there are none.
+
+        Columns: ``KEY_COLUMNS``, the predictions, ``window`` (int64) and ``label`` (float64).
+        """
+        parts = []
+        for index in sorted(self._windows):
+            if after < index <= through:
+                held = self._windows[index]
+                table = pa.concat_tables(held.parts, promote_options="default")
+                labels = np.array(held.labels)
+                table = table.append_column("window", pa.array(np.full(len(labels), index)))
+                table = table.append_column("label", pa.array(labels)).filter(pa.array(~np.isnan(labels)))
+                parts.append(table.sort_by([("event_time", "ascending"), ("prediction_id", "ascending")]))
+        return pa.concat_tables(parts, promote_options="default") if parts else None
+
+    def expire(self, watermark_us: int, keep: Collection[int] = ()) -> None:
+        """Let go of what the horizon has passed: windows without hope, and labels that nobody predicted."""
+        oldest_us = watermark_us - self._horizon_us
+        oldest = oldest_us // self._window_us
+        for index in [index for index in self._windows if index < oldest and index not in keep]:
+            held = self._windows.pop(index)
+            self.counts["unlabelled"] += int(np.count_nonzero(np.isnan(held.labels)))
+            for part in held.parts:
+                for name in part["prediction_id"].to_pylist():
+                    self._where.pop(name, None)
+        for name in [name for name in self._early if self._waits_since(name, watermark_us) < oldest_us]:
+            del self._early[name]
+            self._since.pop(name, None)
+            self.counts["unknown"] += 1
+
+    def _waits_since(self, name: str, watermark_us: int) -> int:
+        """Event time from which an early label waits: its own, or when it was first looked at."""
+        time = self._early[name].time
+        return time if time is not None else self._since.setdefault(name, watermark_us)
+
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """Labels without a prediction so far, and predictions held."""
+        return {"early_labels": len(self._early), "predictions": len(self._where)}
+
+
+def prediction_values(table: pa.Table, task: str) -> FloatArray:
+    """The predictions of a table: [n], or [n, k] for multiclass in the columns' order."""
+    if task != "multiclass":
+        return np.asarray(table["prediction"].to_numpy(), dtype=np.float64)
+    names = [name for name in table.column_names if name.startswith("prediction.")]
+    return np.column_stack([table[name].to_numpy() for name in names]).astype(np.float64)

@@ -1,0 +1,101 @@
+"""Evidence that the model's mean loss has risen by more than a tolerance. The unit is a matured window."""
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from ray_mlops.monitoring.window_channels import WINDOW_STAKES, AccumulatingChannel, mean_with_margin
+from ray_mlops.statistics.accumulate import combine
+from ray_mlops.statistics.betting import BetAboveMean
+from ray_mlops.statistics.windows import normal_scores, restart_log_e, t_log_e
+
+LossWindow = tuple[int, float, float]
+"""Rows, sum of losses in [0, 1], sum of their squares."""
+
+_MIN_WINDOWS = 8
+"""With fewer reference windows only the distribution-free bet acts."""
+
+
+class LossChannel:
+    """Tests H0: mean loss <= mean loss of the reference + tolerance.
+
+    Half of the wealth is bet by a t-test on window means, which learns from the reference how much windows
+    differ; the other half by a bounded-mean bet, which assumes nothing.
+
+    Args:
+        reference: Losses of the reference's windows, of rows that the model was not trained on; not empty.
+        tolerance: Rise of the mean loss that is still no decay.
+    """
+
+    def __init__(self, reference: Sequence[LossWindow], tolerance: float) -> None:
+        windows = [window for window in reference if window[0] > 0]
+        self._tolerance = tolerance
+        means = np.array([total / n for n, total, _ in windows])
+        self._centre = float(means.mean())
+        variances = [max(squares / n - (total / n) ** 2, 0.0) for n, total, squares in windows]
+        self._row_variance = float(np.mean(variances))
+        sampling = self._row_variance * float(np.mean([1.0 / n for n, _, _ in windows]))
+        self._between = max(float(means.var()) - sampling, 0.0)
+        self._usual = self._between + sampling
+        self._reference = np.array([self._levelled(window) for window in windows])
+        self._bet = BetAboveMean(min(max(mean_with_margin(means) + tolerance, 1e-6), 0.999), WINDOW_STAKES)
+        self._bets = AccumulatingChannel(len(WINDOW_STAKES))
+        self._current: list[float] = []
+        self._windows: list[int] = []
+        self.last: float | None = None
+        """Mean loss of the newest window."""
+
+    @property
+    def limit(self) -> float:
+        """The mean loss up to which there is no decay."""
+        return self._centre + self._tolerance
+
+    def update(self, window: int, losses: LossWindow) -> None:
+        """Take one matured window; one without labels is left out."""
+        n, total, _ = losses
+        if n == 0:
+            return
+        self.last = total / n
+        self._windows.append(window)
+        self._current.append(self._levelled(losses))
+        self._bets.take(self._bet.increments(min(max(self.last, 0.0), 1.0)))
+
+    @property
+    def log_e(self) -> float:
+        """Evidence at the action level."""
+        if len(self._reference) < _MIN_WINDOWS:
+            return self._bets.log_e
+        return combine([0.5, 0.5], [restart_log_e(self._by_start()), self._bets.log_e])
+
+    def change_window(self) -> int | None:
+        """The window in which the loss most likely began to rise."""
+        if not self._windows:
+            return None
+        evidence = self._by_start() if len(self._reference) >= _MIN_WINDOWS else np.zeros(0)
+        if len(evidence) and restart_log_e(evidence) >= self._bets.log_e:
+            return self._windows[int(np.argmax(evidence))]
+        return self._windows[(self._bets.start or 1) - 1]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"means": self._current, "windows": self._windows, "last": self.last, "bets": self._bets.state()}
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Take up a state that was stored for the same reference."""
+        self._current, self._windows = list(content["means"]), list(content["windows"])
+        self.last = content["last"]
+        self._bets.restore(content["bets"])
+
+    def _by_start(self) -> Any:
+        floor = self._tolerance / 2.0
+        known = normal_scores(self._reference, self._reference, floor)
+        shifted = normal_scores(self._reference, np.array(self._current) - self._tolerance, floor)
+        return t_log_e(known, shifted, upward=True)
+
+    def _levelled(self, losses: LossWindow) -> float:
+        """Return a window's mean, drawn to the centre where fewer rows than usual make it less certain."""
+        n, total, _ = losses
+        variance = self._between + self._row_variance / n
+        shrink = min(sqrt(self._usual / variance), 1.0) if variance > 0.0 else 1.0
+        return self._centre + (total / n - self._centre) * shrink

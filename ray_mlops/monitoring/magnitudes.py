@@ -1,0 +1,77 @@
+"""How far a window is from the reference, for people, beside what no drift would show."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ray_mlops.statistics import distances
+from ray_mlops.statistics.bins import Bins, ColumnCounts, NumericBins
+
+
+@dataclass(frozen=True, slots=True)
+class Magnitude:
+    """One distance between a window and the reference."""
+
+    name: str
+    value: float
+    expected: float
+    """What no drift gives: the larger of what chance gives independent rows, and of how far a reference
+    window typically is from the others."""
+    is_noise: bool
+    """Whether the value is below twice that."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Magnitudes:
+    """Measures windows of one column against its reference."""
+
+    def __init__(self, bins: Bins, windows: Sequence[ColumnCounts]) -> None:
+        self._pooled = sum(windows, ColumnCounts.empty(bins)).counts
+        self._distances: dict[str, Callable[[Any, Any], float]] = {
+            "total_variation": distances.total_variation,
+            "jensen_shannon": distances.jensen_shannon,
+            "hellinger": distances.hellinger,
+            "psi": distances.psi,
+        }
+        self._edges = bins.edges if isinstance(bins, NumericBins) else None
+        if self._edges is not None:
+            edges = self._edges
+            self._distances["kolmogorov_smirnov"] = _kolmogorov_smirnov
+            self._distances["wasserstein"] = lambda p, q: distances.wasserstein(p, q, edges)
+        table = np.array([window.counts for window in windows if window.n]).reshape(-1, bins.size)
+        self._typical = {name: distances.typical(distance, table) for name, distance in self._distances.items()}
+
+    def measure(self, counts: ColumnCounts) -> list[Magnitude]:
+        """Return every distance of one window."""
+        return [self._magnitude(name, counts) for name in self._distances]
+
+    def total_variation(self, counts: ColumnCounts) -> Magnitude:
+        """Return the one distance that the others are summed up by."""
+        return self._magnitude("total_variation", counts)
+
+    def _magnitude(self, name: str, counts: ColumnCounts) -> Magnitude:
+        value = self._distances[name](counts.counts, self._pooled)
+        expected = max(self._chance(name, counts.n), self._typical[name])
+        return Magnitude(name, value, expected, distances.is_noise(value, expected))
+
+    def _chance(self, name: str, n: int) -> float:
+        m = int(self._pooled.sum())
+        if name == "kolmogorov_smirnov":
+            return distances.expected_kolmogorov_smirnov(n, m)
+        if name == "wasserstein":
+            return distances.expected_wasserstein(self._pooled, self._edges, n, m)
+        of_counts: dict[str, Callable[[Any, float, float], float]] = {
+            "total_variation": distances.expected_total_variation,
+            "jensen_shannon": distances.expected_jensen_shannon,
+            "hellinger": distances.expected_hellinger,
+            "psi": distances.expected_psi,
+        }
+        return of_counts[name](self._pooled, n, m)
+
+
+def _kolmogorov_smirnov(counts: Any, reference: Any) -> float:
+    return distances.kolmogorov_smirnov(np.asarray(counts)[:-1], np.asarray(reference)[:-1])

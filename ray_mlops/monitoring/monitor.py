@@ -1,0 +1,323 @@
+"""One model's monitor: a plain class over counts, labels and event time. No Ray, no clock, no files.
+
+``handover`` and ``add_labels`` take what replicas send. ``advance`` closes every window that the watermark
+has passed, one after the other, each with the knowledge of its own end: the same rows give the same
+reports whenever they arrive. ``restore`` rebuilds it from a checkpoint and the two logs.
+"""
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_mlops.config import MonitoringConfig
+from ray_mlops.monitoring.channels import DatasetMonitor, WindowVerdict
+from ray_mlops.monitoring.estimation import Estimate
+from ray_mlops.monitoring.handover import (
+    SCORE,
+    Handover,
+    Receipt,
+    Reference,
+    count_columns,
+    count_violations,
+    key_columns,
+    without_rows_ahead,
+)
+from ray_mlops.monitoring.judging import Watched, estimate, mean_losses, own_losses
+from ray_mlops.monitoring.labels import KEY_COLUMNS, LabelJoin
+from ray_mlops.monitoring.monitor_state import HISTORY, MonitorState, Performance, WindowReport, iso_time
+from ray_mlops.serving.protocol import LabelRecord
+from ray_mlops.statistics.bins import ColumnCounts
+
+__all__ = ["ModelMonitor", "Performance", "Watched", "WindowReport"]
+
+_MAX_QUARANTINED_IDS = 100_000
+"""Quarantined rows that are recognised when they are handed over again."""
+
+
+class ModelMonitor:
+    """Watches one model over one reference epoch.
+
+    Args:
+        watched: The champion.
+        reference: The bins in force.
+        dataset: The channels.
+        config: Window, lateness, label delay.
+    """
+
+    def __init__(
+        self, watched: Watched, reference: Reference, dataset: DatasetMonitor, config: MonitoringConfig
+    ) -> None:
+        self.watched = watched
+        self.reference = reference
+        self.dataset = dataset
+        self.config = config
+        self._delay_us, self._horizon_us = _us(config.labels.delay), _us(config.labels.horizon)
+        self._max_ahead_us = None if config.max_ahead is None else _us(config.max_ahead)
+        self.join = LabelJoin(watched.encode, reference.window_us, self._horizon_us)
+        self._open: dict[int, dict[str, ColumnCounts]] = {}
+        self._violations: dict[int, Counter[str]] = {}
+        self._quarantined: dict[str, None] = {}
+        self._state = MonitorState()
+        self._shown_windows: deque[dict[str, Any]] = deque(maxlen=HISTORY)
+        self._shown: dict[str, Any] | None = None
+
+    # -- what replicas send ---------------------------------------------------------------------------
+
+    def handover(self, sent: Handover) -> Receipt:
+        """Take one flush, or say why it must be counted again."""
+        if sent.reference != self.reference.id:
+            return Receipt(False, reference=self.reference)
+        ids = sent.rows["prediction_id"].to_pylist()
+        known = [*self.join.known(ids), *(name for name in ids if name in self._quarantined)]
+        if known:
+            return Receipt(len(known) == len(ids), known=known)
+        for window, counts in sent.counts.items():
+            self._count(window, counts, sent.violations.get(window, {}))
+        self._take(self._sound(sent.rows))
+        return Receipt(True)
+
+    def add_labels(self, labels: Sequence[LabelRecord]) -> dict[str, int]:
+        """Take labels that are durable already."""
+        return self.join.add_labels(labels)
+
+    def _count(self, window: int, counts: Mapping[str, ColumnCounts], violations: Mapping[str, int]) -> None:
+        if self._state.closed is not None and window <= self._state.closed:
+            return
+        held = self._open.setdefault(window, {})
+        for name, column in counts.items():
+            held[name] = held[name] + column if name in held else column
+        if violations:
+            self._violations.setdefault(window, Counter()).update(violations)
+
+    def _sound(self, rows: pa.Table) -> pa.Table:
+        """Quarantine rows from the future: a clock that is wrong must not close windows."""
+        sound = without_rows_ahead(rows, self._max_ahead_us)
+        if sound.num_rows < rows.num_rows:
+            kept = pc.is_in(rows["prediction_id"], sound["prediction_id"].combine_chunks())
+            self._quarantined |= dict.fromkeys(rows.filter(pc.invert(kept))["prediction_id"].to_pylist())
+            self._state.quarantined += rows.num_rows - sound.num_rows
+            for name in list(self._quarantined)[:-_MAX_QUARANTINED_IDS]:
+                del self._quarantined[name]
+        return sound
+
+    def _take(self, rows: pa.Table) -> None:
+        if rows.num_rows == 0:
+            return
+        self.join.add_predictions(rows)
+        event_us = rows["event_time"].cast(pa.int64()).to_numpy()
+        windows = event_us // self.reference.window_us
+        for window in np.unique(windows).tolist():
+            part = rows.filter(pa.array(windows == window))
+            self._state.count_rows(window, part.num_rows, estimate(self.watched, part))
+        newest, before = int(event_us.max()), self._state.max_event_us
+        self._state.max_event_us = newest if before is None else max(before, newest)
+
+    # -- event time -----------------------------------------------------------------------------------
+
+    @property
+    def watermark_us(self) -> int | None:
+        """How far event time has come."""
+        newest = self._state.max_event_us
+        return None if newest is None else newest - _us(self.config.allowed_lateness)
+
+    @property
+    def closed_window(self) -> int | None:
+        """The newest window that the watermark has passed and that was dealt with; None before the first row."""
+        next_window = self._next_window()
+        return None if next_window is None else next_window - 1
+
+    def _next_window(self) -> int | None:
+        """The window that is closed next. Nothing is closed before the first window that has rows."""
+        state, mark = self._state, self.watermark_us
+        if state.closed is not None:
+            return state.closed + 1
+        return None if mark is None or not state.rows else min([*state.rows, mark // self.reference.window_us])
+
+    def due(self) -> bool:
+        """Whether a window waits to be closed."""
+        mark, window = self.watermark_us, self._next_window()
+        return mark is not None and window is not None and mark // self.reference.window_us > window
+
+    def advance(self) -> WindowReport | None:
+        """Close the next window that the watermark has passed; None when there is none."""
+        window = self._next_window()
+        if window is None or not self.due():
+            return None
+        verdict = self._test_inputs(window, self._open.pop(window, {}), self._violations.pop(window, Counter()))
+        matured = self._mature(window)
+        self._state.closed = window
+        expired_us = (window + 1) * self.reference.window_us
+        self.join.expire(expired_us)
+        report = self._report(window, verdict, matured)
+        self._remember(report)
+        self._state.forget((expired_us - self._horizon_us) // self.reference.window_us)
+        return report
+
+    def _remember(self, report: WindowReport) -> None:
+        self._state.reports = [*self._state.reports, report][-HISTORY:]
+        self._shown_windows.append(report.shown(self.reference.window_us))
+        self._shown = None
+
+    def _test_inputs(
+        self, window: int, counts: Mapping[str, ColumnCounts], violations: Mapping[str, int]
+    ) -> WindowVerdict | None:
+        rows = self._state.rows.get(window, 0)
+        if not self.watched.is_tested(window) or rows < self.config.min_window_rows:
+            return None
+        features = {name: column for name, column in counts.items() if name != SCORE}
+        score = counts.get(SCORE)
+        if score is not None and score.n < self.config.min_window_rows:
+            score = None  # just after a promotion, or beside a candidate that answers most requests
+        return self.dataset.update(window, features, score, violations=violations)
+
+    def _mature(self, window: int) -> tuple[int, ...]:
+        """Judge the windows whose label delay has passed by the end of a window."""
+        before = window - 1 if self._state.matured is None else self._state.matured
+        newest = ((window + 1) * self.reference.window_us - self._delay_us) // self.reference.window_us - 1
+        matured = tuple(range(before + 1, newest + 1))
+        for index in matured:
+            self._judge(index)
+        self._state.matured = max(newest, before)
+        return matured
+
+    def _judge(self, window: int) -> None:
+        summary = self.join.summary(window)
+        self._state.labelled[window] = summary.labelled
+        table = self.join.labelled(window - 1, window)
+        if table is None or table.num_rows == 0:
+            self._state.performance[window] = Performance(summary.rows, 0, None, None, False)
+            return
+        own = own_losses(self.watched, table)
+        covered = summary.coverage >= self.config.labels.min_coverage and own[0] >= self.config.min_window_rows
+        judged = covered and self.watched.is_tested(window)
+        if judged:
+            self.dataset.update_loss(window, own)
+        loss, log_loss = mean_losses(self.watched, table)
+        self._state.performance[window] = Performance(summary.rows, summary.labelled, loss, log_loss, judged)
+
+    def _report(self, window: int, verdict: WindowVerdict | None, matured: tuple[int, ...]) -> WindowReport:
+        return WindowReport(
+            window=window,
+            version=self.watched.version,
+            rows=self._state.rows.get(window, 0),
+            verdict=None if verdict is None else verdict.to_json(),
+            alarms=tuple(self.dataset.alarms()),
+            breaches=tuple(self.dataset.breaches()),
+            notices=() if verdict is None else tuple(verdict.notices),
+            matured=matured,
+        )
+
+    # -- what others ask ------------------------------------------------------------------------------
+
+    def labelled(self, after: int) -> pa.Table:
+        """Labelled rows of matured windows after one, in event order (see ``MonitorView.labelled``)."""
+        matured = self._state.matured
+        table = None if matured is None else self.join.labelled(after, matured)
+        return self._no_rows() if table is None else table
+
+    def _no_rows(self) -> pa.Table:
+        columns = {name: pa.array([], pa.string()) for name in KEY_COLUMNS}
+        return pa.table({**columns, "window": pa.array([], pa.int64()), "label": pa.array([], pa.float64())})
+
+    def labelled_rows(self) -> dict[int, int]:
+        """Matured labelled rows by window."""
+        return dict(self._state.labelled)
+
+    def reports(self) -> list[WindowReport]:
+        """The newest windows, oldest first."""
+        return list(self._state.reports)
+
+    def view(self) -> dict[str, Any]:
+        """The monitor's part of ``GET /monitoring``; cheap unless a window was closed since the last call."""
+        if self._shown is None:
+            self._shown = self._shown_at_close()
+        state = self._state
+        return {
+            "version": self.watched.version,
+            "reference": self.reference.id,
+            "window_s": self.reference.window_us / 1e6,
+            "watermark": iso_time(self.watermark_us),
+            "closed_window": self.closed_window,
+            "matured_window": state.matured,
+            "rows": state.total_rows,
+            "late_rows": state.late_rows,
+            "quarantined_rows": state.quarantined,
+            "labels": {**self.join.counts, **self.join.waiting},
+            **self._shown,
+        }
+
+    def _shown_at_close(self) -> dict[str, Any]:
+        """What changes only when a window is closed."""
+        state, window_us = self._state, self.reference.window_us
+        return {
+            "alarms": list(self.dataset.alarms()),
+            "breaches": list(self.dataset.breaches()),
+            "drift": self.dataset.view(),
+            "windows": list(self._shown_windows),
+            "performance": [
+                {
+                    "window": index,
+                    "start": iso_time(index * window_us),
+                    **state.performance[index].to_json(),
+                    "estimated": state.estimates.get(index, Estimate()).to_json(),
+                }
+                for index in sorted(state.performance)[-HISTORY:]
+            ],
+        }
+
+    # -- restarts -------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> dict[str, Any]:
+        """All that the logs cannot give back. Counts of open windows and labels are read from the logs."""
+        return {
+            "schema_version": 1,
+            "reference": self.reference.id,
+            "version": self.watched.version,
+            "start_window": self.watched.start_window,
+            **self._state.to_json(),
+            "dataset": self.dataset.to_json(),
+            "labels": self.join.to_json(),
+        }
+
+    def restore(self, content: Mapping[str, Any] | None, rows: pa.Table | None, labels: Sequence[LabelRecord]) -> None:
+        """Take up where a checkpoint was made, and read the rest from the logs.
+
+        The channels are not touched: evidence belongs to an epoch, and the checkpoint may be of the one before.
+
+        Args:
+            content: A checkpoint of this epoch or of the one before; None begins anew.
+            rows: Logged rows within the label horizon, and of every window that the checkpoint had not closed.
+            labels: Logged labels, in order of arrival.
+        """
+        stored = None if content is None else MonitorState.from_json(content)
+        if rows is not None and rows.num_rows:
+            self._replay(rows, None if stored is None else stored.closed)
+        if content is None or stored is None:
+            self.join.add_labels(labels)
+            return
+        self._state = self._state.replayed(stored)
+        self.join.restore(content["labels"], labels)
+        self._shown_windows.extend(report.shown(self.reference.window_us) for report in self._state.reports)
+
+    def _replay(self, rows: pa.Table, closed: int | None) -> None:
+        windows = rows["event_time"].cast(pa.int64()).to_numpy() // self.reference.window_us
+        if closed is not None:  # days of the log begin before the horizon does
+            oldest = ((closed + 1) * self.reference.window_us - self._horizon_us) // self.reference.window_us
+            rows = rows.filter(pa.array(windows >= oldest))
+        sound = self._sound(rows)
+        windows = sound["event_time"].cast(pa.int64()).to_numpy() // self.reference.window_us
+        for window in np.unique(windows).tolist():
+            if closed is None or window > closed:
+                part = sound.filter(pa.array(windows == window))
+                counts = count_columns(part, self.reference.bins, self.reference.version)
+                self._count(window, counts, count_violations(part, self.reference.rules))
+        self._take(key_columns(sound))
+
+
+def _us(duration: timedelta) -> int:
+    return duration // timedelta(microseconds=1)

@@ -1,0 +1,168 @@
+"""What a monitor remembers of the windows that it has seen, and how that is stored and shown."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ray_mlops.monitoring.estimation import Estimate
+
+HISTORY = 120
+"""Windows that are remembered for display."""
+_SHOWN = ("log_e", "total_variation", "expected", "is_noise")
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """Realised losses of one matured window, of the rows that the champion answered."""
+
+    rows: int
+    labelled: int
+    loss: float | None
+    """Mean bounded loss."""
+    log_loss: float | None
+    """Mean log-loss, nats (classification)."""
+    judged: bool
+    """Whether coverage was enough for the loss channel."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReport:
+    """What was seen at the close of one window."""
+
+    window: int
+    version: str
+    rows: int
+    verdict: dict[str, Any] | None
+    """The channels' verdict; None where there were too few rows, or between two reference epochs."""
+    alarms: tuple[str, ...] = ()
+    """Action-level alarms that are up: `inputs`, `score`, `loss`."""
+    breaches: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    matured: tuple[int, ...] = ()
+    """Windows whose labels matured at this close."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "WindowReport":
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+        }
+        return cls(**fields)
+
+    def shown(self, window_us: int) -> dict[str, Any]:
+        """The window as one line for people."""
+        verdict = self.verdict or {}
+        return {
+            "window": self.window,
+            "start": iso_time(self.window * window_us),
+            "version": self.version,
+            "rows": self.rows,
+            "alarms": list(self.alarms),
+            "breaches": list(self.breaches),
+            "log_e": verdict.get("log_e"),
+            "features": {
+                name: {key: feature.get(key) for key in _SHOWN} for name, feature in verdict.get("features", {}).items()
+            },
+        }
+
+
+@dataclass(slots=True)
+class MonitorState:
+    """Counts of rows by window and what came of them."""
+
+    max_event_us: int | None = None
+    closed: int | None = None
+    matured: int | None = None
+    late_rows: int = 0
+    quarantined: int = 0
+    total_rows: int = 0
+    rows: dict[int, int] = field(default_factory=dict)
+    """By window; windows beyond display and label horizon are forgotten."""
+    labelled: dict[int, int] = field(default_factory=dict)
+    performance: dict[int, Performance] = field(default_factory=dict)
+    estimates: dict[int, Estimate] = field(default_factory=dict)
+    reports: list[WindowReport] = field(default_factory=list)
+
+    def count_rows(self, window: int, num_rows: int, estimate: Estimate | None) -> None:
+        """Add rows of one window; those of a closed one are late."""
+        self.rows[window] = self.rows.get(window, 0) + num_rows
+        self.total_rows += num_rows
+        if self.closed is not None and window <= self.closed:
+            self.late_rows += num_rows
+        if estimate is not None:
+            self.estimates[window] = self.estimates.get(window, Estimate()) + estimate
+
+    def forget(self, oldest: int) -> None:
+        """Let go of what is older than the display and than a window."""
+        for window in sorted(self.performance)[:-HISTORY]:
+            del self.performance[window]
+        oldest = min([oldest, *self.performance, *(report.window for report in self.reports[:1])])
+        self.rows = {window: n for window, n in self.rows.items() if window >= oldest}
+        self.estimates = {window: e for window, e in self.estimates.items() if window >= oldest}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "max_event_us": self.max_event_us,
+            "closed": self.closed,
+            "matured": self.matured,
+            "late_rows": self.late_rows,
+            "quarantined": self.quarantined,
+            "total_rows": self.total_rows,
+            "rows": sorted(self.rows.items()),
+            "labelled": sorted(self.labelled.items()),
+            "performance": [[window, p.to_json()] for window, p in sorted(self.performance.items())],
+            "estimates": [[window, [e.n, e.log_loss, e.brier]] for window, e in sorted(self.estimates.items())],
+            "reports": [report.to_json() for report in self.reports],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "MonitorState":
+        plain = ("max_event_us", "closed", "matured", "late_rows", "quarantined", "total_rows")
+        return cls(
+            **{name: content[name] for name in plain},
+            rows=dict(content["rows"]),
+            labelled=dict(content["labelled"]),
+            performance={window: Performance(**p) for window, p in content["performance"]},
+            estimates={window: Estimate(*e) for window, e in content["estimates"]},
+            reports=[WindowReport.from_json(report) for report in content["reports"]],
+        )
+
+    def replayed(self, stored: "MonitorState") -> "MonitorState":
+        """Unite what a log gave (self) with what a checkpoint knew: rows that only the log has came since.
+
+        Args:
+            stored: The checkpoint's; the log may lack rows of its closed windows, which have been deleted.
+        """
+        closed = stored.closed if stored.closed is not None else min(self.rows, default=0) - 1
+        fresh = {window: max(n - stored.rows.get(window, 0), 0) for window, n in self.rows.items()}
+        late = sum(n for window, n in fresh.items() if window <= closed)
+        past = {window: n + fresh.get(window, 0) for window, n in stored.rows.items() if window <= closed}
+        kept = {window: e for window, e in stored.estimates.items() if window <= closed and not fresh.get(window)}
+        newest = [us for us in (self.max_event_us, stored.max_event_us) if us is not None]
+        return MonitorState(
+            max_event_us=max(newest, default=None),
+            closed=stored.closed,
+            matured=stored.matured,
+            late_rows=stored.late_rows + late,
+            quarantined=max(stored.quarantined, self.quarantined),
+            total_rows=stored.total_rows + sum(fresh.values()),
+            rows={**self.rows, **past},
+            labelled=stored.labelled,
+            performance=stored.performance,
+            estimates={**stored.estimates, **self.estimates, **kept},
+            reports=stored.reports,
+        )
+
+
+def iso_time(event_us: int | None) -> str | None:
+    """Event time for people, seconds, UTC."""
+    if event_us is None:
+        return None
+    return str(np.datetime_as_string(np.datetime64(event_us, "us"), unit="s")) + "Z"

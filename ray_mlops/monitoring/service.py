@@ -1,0 +1,301 @@
+"""The monitor of all models: a plain class over the ledger, the store and a submitter of jobs.
+
+Its state is a fold: what it cannot rebuild from the prediction log, the label log and the ledger is
+checkpointed at each closed window. It may be killed anywhere and resumes with the same evidence.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from ray_mlops.errors import MonitoringError, NotFoundError, RayMLOpsError
+from ray_mlops.ledger import Ledger
+from ray_mlops.monitoring.epoch import Epoch, begin_epoch
+from ray_mlops.monitoring.handover import Handover, Receipt, Reference
+from ray_mlops.monitoring.monitor import WindowReport
+from ray_mlops.monitoring.policy import (
+    NoRetrain,
+    RetrainDecision,
+    Signals,
+    decide_retrain,
+    with_attempt,
+    without_rows,
+)
+from ray_mlops.monitoring.record import ModelRecord
+from ray_mlops.monitoring.submission import Submitter
+from ray_mlops.runtime.files import Files
+from ray_mlops.serving.protocol import LabelRecord
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Model:
+    epoch: Epoch
+    record: ModelRecord
+    verdict: str = ""
+    """Why nothing is retrained now."""
+    acknowledged: frozenset[str] = frozenset()
+    raised: set[str] = field(default_factory=set)
+    """Keys of alarms that are known to be in the ledger."""
+
+
+class MonitorService:
+    """Watches every model that has a champion.
+
+    Args:
+        ledger: Decisions are committed here before anything is done about them.
+        files: Logs, bundles and checkpoints.
+        submitter: Submits retraining jobs.
+    """
+
+    def __init__(self, ledger: Ledger, files: Files, submitter: Submitter) -> None:
+        self._ledger = ledger
+        self._files = files
+        self._submitter = submitter
+        self._models: dict[str, _Model] = {}
+
+    # -- models ---------------------------------------------------------------------------------------
+
+    def watch(self, model: str) -> None:
+        """Begin to watch a model, or take up where a checkpoint was made; harmless when it is watched."""
+        if model in self._models:
+            return
+        checkpoint = self._load_checkpoint(model)
+        epoch = begin_epoch(model, self._ledger, self._files, checkpoint)
+        self._commit_epoch(model, epoch)
+        acknowledged = self._read_acknowledged(model, epoch.reference.id)
+        self._models[model] = _Model(epoch, ModelRecord(self._ledger, model), acknowledged=acknowledged)
+        logger.info("watching model=%s version=%s reference=%s", model, epoch.version, epoch.reference.id)
+        self._advance(model)
+
+    def forget(self, model: str) -> None:
+        """Stop watching a model that was undeployed."""
+        self._models.pop(model, None)
+
+    def models(self) -> list[str]:
+        """Names of the models that are watched."""
+        return sorted(self._models)
+
+    # -- what replicas send ---------------------------------------------------------------------------
+
+    def reference(self, model: str) -> Reference:
+        """The bins in force."""
+        return self._model(model).epoch.reference
+
+    def handover(self, sent: Handover) -> Receipt:
+        """Take one flush, and close the windows that it lets the watermark pass."""
+        watched = self._model(sent.model)
+        receipt = watched.epoch.monitor.handover(sent)
+        if receipt.accepted:
+            self._advance(sent.model)
+        return receipt
+
+    def add_labels(self, model: str, labels: Sequence[LabelRecord]) -> dict[str, int]:
+        """Take labels that are durable already."""
+        return self._model(model).epoch.monitor.add_labels(labels)
+
+    def _advance(self, model: str) -> None:
+        watched = self._model(model)
+        while watched.epoch.monitor.due():
+            self._renew_epoch(model)
+            report = watched.epoch.monitor.advance()
+            assert report is not None
+            self._record_alarms(model, report)
+            self._consider_retraining(model, report)
+            self._save_checkpoint(model)
+
+    def _renew_epoch(self, model: str) -> None:
+        """Begin a new reference epoch when another version has become champion."""
+        watched = self._model(model)
+        if watched.epoch.is_current(self._ledger):
+            watched.epoch.follow_config(self._ledger)
+            return
+        closed = watched.epoch.monitor.checkpoint()
+        watched.epoch = begin_epoch(model, self._ledger, self._files, closed)
+        watched.acknowledged, watched.raised = frozenset(), set()
+        self._commit_epoch(model, watched.epoch)
+
+    def _commit_epoch(self, model: str, epoch: Epoch) -> None:
+        payload = {
+            "version": epoch.version,
+            "reference": epoch.reference.id,
+            "reference_windows": epoch.reference_windows,
+            "start_window": epoch.monitor.watched.start_window,
+        }
+        self._ledger.append(f"{model}/monitor", "monitor.epoch", f"{model}/monitor/epoch/{epoch.reference.id}", payload)
+
+    # -- decisions ------------------------------------------------------------------------------------
+
+    def _record_alarms(self, model: str, report: WindowReport) -> None:
+        """Commit what is newly raised; an alarm is raised once in an epoch."""
+        watched = self._model(model)
+        reference = watched.epoch.reference
+        event_us = (report.window + 1) * reference.window_us
+        raised = [("drift", name) for name in report.alarms] + [("contract", name) for name in report.breaches]
+        for level, name in raised:
+            key = f"{model}/monitor/{reference.id}/{level}/{name}"
+            if key in watched.raised:
+                continue
+            watched.raised.add(key)
+            if self._ledger.get(key) is not None:
+                continue
+            detail = watched.epoch.monitor.dataset.describe(name)
+            payload = {"alarm": f"{level}:{name}", "level": level, "name": name, "window": report.window, **detail}
+            payload |= {"version": report.version, "reference": reference.id}
+            self._ledger.append(f"{model}/monitor", "monitor.alarm", key, payload, event_time=event_us)
+            logger.warning("raised alarm model=%s level=%s name=%s window=%d", model, level, name, report.window)
+
+    def _consider_retraining(self, model: str, report: WindowReport) -> None:
+        watched = self._model(model)
+        signals = self._signals(model, report)
+        config = watched.epoch.config
+        outcome = decide_retrain(signals, watched.record.read_history(), config.monitoring, config.retraining)
+        if isinstance(outcome, NoRetrain):
+            watched.verdict = outcome.reason
+            return
+        watched.verdict = outcome.reason
+        stream = f"{model}/retrain"
+        payload = outcome.to_json()
+        self._ledger.append(stream, "retrain.decided", outcome.decision_id, payload, event_time=outcome.as_of_us)
+        logger.info("decided retraining id=%s reason=%r %s", outcome.decision_id, outcome.reason, without_rows(signals))
+        try:
+            self.supervise(model)
+        except (RayMLOpsError, OSError) as error:  # the decision stands, and is supervised again
+            logger.warning("could not submit retraining id=%s error=%s", outcome.decision_id, error)
+
+    def _signals(self, model: str, report: WindowReport) -> Signals:
+        watched = self._model(model)
+        epoch = watched.epoch
+        window_us = epoch.reference.window_us
+        change = epoch.monitor.dataset.change_point()
+        return Signals(
+            model=model,
+            champion=epoch.version,
+            config_hash=epoch.config_hash,
+            watermark_us=(report.window + 1) * window_us,
+            window_us=window_us,
+            alarms=report.alarms,  # type: ignore[arg-type]
+            breaches=tuple(name for name in report.breaches if f"contract:{name}" not in watched.acknowledged),
+            change_point_us=None if change is None else change * window_us,
+            labelled_rows=epoch.monitor.labelled_rows(),
+            source_rows=epoch.source_rows,
+            rollout_active=watched.record.is_rollout_active(),
+        )
+
+    def supervise(self, model: str) -> None:
+        """See to the retraining that is in flight: submit it, or submit it again when its job died."""
+        watched = self._model(model)
+        history = watched.record.read_history()
+        decision = history.in_flight
+        if decision is None:
+            return
+        attempt = history.attempts.get(decision.decision_id, 0)
+        state = self._submitter.state(with_attempt(decision, attempt)) if attempt else "died"
+        if state == "running":
+            return
+        if state == "unknown":
+            self._submitter.submit(with_attempt(decision, attempt), decision.decision_id)
+            return
+        if watched.record.read_history().in_flight == decision:  # else it finished between the two readings
+            self._next_attempt(model, decision, attempt + 1)
+
+    def _next_attempt(self, model: str, decision: RetrainDecision, attempt: int) -> None:
+        watched = self._model(model)
+        allowed = watched.epoch.config.retraining.max_attempts + 1
+        stream = f"{model}/retrain"
+        if attempt > allowed:
+            reason = f"{allowed} jobs ended without a result"
+            payload = {"decision_id": decision.decision_id, "outcome": "failed", "version": None, "reason": reason}
+            self._ledger.append(stream, "retrain.finished", f"{decision.decision_id}/finished", payload)
+            logger.error("gave up retraining id=%s reason=%r", decision.decision_id, reason)
+        else:
+            submission = with_attempt(decision, attempt)
+            attempted = {"decision_id": decision.decision_id, "attempt": attempt, "submission_id": submission}
+            self._ledger.append(stream, "retrain.submitted", f"{decision.decision_id}/attempt{attempt}", attempted)
+            self._submitter.submit(submission, decision.decision_id)
+        watched.record.read_history()
+
+    def request_retraining(self, model: str, key: str, by: str, reason: str) -> None:
+        """Ask for a retraining by hand; the policy still keeps one in flight and enough rows."""
+        watched = self._model(model)
+        reports = watched.epoch.monitor.reports()
+        if not reports:
+            raise MonitoringError("no window has been closed yet", model, "send traffic for at least one window first")
+        self._ledger.append(f"{model}/retrain", "retrain.requested", key, {"by": by, "reason": reason})
+        self._consider_retraining(model, reports[-1])
+
+    def acknowledge(self, model: str, alarm: str, by: str) -> None:
+        """Let a person say that a contract alarm is understood, so that retraining is no longer blocked."""
+        watched = self._model(model)
+        reference = watched.epoch.reference
+        name = alarm.removeprefix("contract:")
+        if self._ledger.get(f"{model}/monitor/{reference.id}/contract/{name}") is None:
+            up = sorted(watched.epoch.monitor.dataset.breaches())
+            raise NotFoundError(f"no contract alarm {alarm!r}", model, f"contract alarms that are up: {up}")
+        key = f"{model}/monitor/{reference.id}/acknowledged/{name}"
+        payload = {"alarm": f"contract:{name}", "by": by, "reference": reference.id}
+        self._ledger.append(f"{model}/monitor", "monitor.acknowledged", key, payload)
+        watched.acknowledged |= {f"contract:{name}"}
+
+    # -- what others ask ------------------------------------------------------------------------------
+
+    def view(self, model: str) -> dict[str, Any]:
+        """The document of ``GET /monitoring``."""
+        watched = self._model(model)
+        flight = watched.record.history.in_flight
+        retraining = {
+            "in_flight": None if flight is None else flight.decision_id,
+            "decisions": len(watched.record.history.decisions),
+            "outcomes": dict(watched.record.history.outcomes),
+            "policy": watched.verdict,
+        }
+        return {"model": model, **watched.epoch.monitor.view(), "retraining": retraining}
+
+    def status(self, model: str) -> dict[str, Any]:
+        """The few fields that a client polls."""
+        watched = self._model(model)
+        flight = watched.record.history.in_flight
+        return {
+            "closed_window": watched.epoch.monitor.closed_window,
+            "retraining": {"in_flight": None if flight is None else flight.decision_id},
+        }
+
+    def labelled(self, model: str, after_window: int) -> pa.Table:
+        """Labelled rows of matured windows after one."""
+        return self._model(model).epoch.monitor.labelled(after_window)
+
+    def closed_window(self, model: str) -> int | None:
+        """The newest closed window."""
+        return self._model(model).epoch.monitor.closed_window
+
+    def _model(self, model: str) -> _Model:
+        if model not in self._models:
+            raise NotFoundError(f"model {model!r} is not watched", "monitor", f"watched: {self.models()}")
+        return self._models[model]
+
+    # -- storage --------------------------------------------------------------------------------------
+
+    def _read_acknowledged(self, model: str, reference_id: str) -> frozenset[str]:
+        events = self._ledger.read(f"{model}/monitor", kind="monitor.acknowledged")
+        return frozenset(e.payload["alarm"] for e in events if e.payload["reference"] == reference_id)
+
+    def _checkpoint_path(self, model: str) -> str:
+        return f"checkpoints/monitor/{model}.json"
+
+    def _save_checkpoint(self, model: str) -> None:
+        content = self._model(model).epoch.monitor.checkpoint()
+        self._files.write(self._checkpoint_path(model), json.dumps(content).encode())
+
+    def _load_checkpoint(self, model: str) -> Mapping[str, Any] | None:
+        path = self._checkpoint_path(model)
+        if not self._files.exists(path):
+            return None
+        content: dict[str, Any] = json.loads(self._files.read(path))
+        if content.get("schema_version", 0) > 1:
+            raise MonitoringError(f"checkpoint is of version {content['schema_version']}, this release reads 1", path)
+        return content

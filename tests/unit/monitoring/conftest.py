@@ -1,0 +1,329 @@
+"""Traffic with a known truth, a monitor over it, and a service with a ledger, a store and two bundles."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from ray_mlops.config import MonitoringConfig, ProjectConfig, build_config, config_hash
+from ray_mlops.data.profile import fit_features_and_profile
+from ray_mlops.data.target import TargetEncoder
+from ray_mlops.ledger import Ledger
+from ray_mlops.monitoring.channels import DatasetMonitor
+from ray_mlops.monitoring.feature import FeatureReference
+from ray_mlops.monitoring.handover import SCORE, Reference, build_handover, count_columns
+from ray_mlops.monitoring.labels import prediction_values
+from ray_mlops.monitoring.monitor import ModelMonitor, Watched, WindowReport
+from ray_mlops.monitoring.service import MonitorService
+from ray_mlops.monitoring.submission import JobState
+from ray_mlops.runtime.files import Files
+from ray_mlops.serving.log_files import log_path
+from ray_mlops.serving.protocol import Arm, LabelRecord, ModelRoutes
+from ray_mlops.serving.routes import commit_routes
+from ray_mlops.statistics.bins import Bins, CategoricalBins, NumericBins
+from ray_mlops.statistics.losses import bounded_loss
+from ray_mlops.training.bundle import BundleRef, Manifest, ModelBundle
+from ray_mlops.training.factory import build_model
+from ray_mlops.training.models import ModelSpec
+
+HOUR = 3_600_000_000
+FIRST = 1000
+"""First window that is served."""
+NUM_REFERENCE = 30
+MODEL = "m"
+CLASSES = ("low", "mid", "top")
+MONITORING: dict[str, Any] = {
+    "window": "1h",
+    "min_window_rows": 20,
+    "reference": {"windows": NUM_REFERENCE, "min_windows": 8},
+    "labels": {"delay": "2h", "horizon": "30h", "min_coverage": 0.5},
+}
+
+
+@dataclass
+class Traffic:
+    """Rows as the prediction log has them, and their labels; a window's rows are the same whenever they are made."""
+
+    task: str = "binary"
+    rows: int = 40
+
+    def window(self, window: int, shift: float = 0.0, **columns: Any) -> pa.Table:
+        """The rows of one window; ``shift`` moves the number x, columns replace what is generated."""
+        generator = np.random.default_rng(window)
+        n = columns.pop("rows", self.rows)
+        x = generator.normal(generator.normal(0, 0.3), 1.0, n) + shift
+        event_us = window * HOUR + np.sort(generator.integers(0, HOUR, n))
+        stamp = pa.timestamp("us", tz="UTC")
+        table = {
+            "prediction_id": [f"{window}-{i}" for i in range(n)],
+            "request_id": [f"{window}-{i // 4}" for i in range(n)],
+            "event_time": pa.array(event_us, stamp),
+            "arrival_time": pa.array(event_us + 1000, stamp),
+            "arm": ["champion"] * n,
+            "version": ["1"] * n,
+            "route_version": [1] * n,
+            "pinned": [False] * n,
+            "weight": [1.0] * n,
+            "features.x": pa.array(x, mask=generator.random(n) < 0.05),
+            "features.city": generator.choice(["a", "b", "c"], n),
+            **self._predictions(generator, n),
+        }
+        for name, value in columns.items():
+            whole = value if isinstance(value, list | pa.Array | np.ndarray) else [value] * n
+            table[name.replace("features_", "features.")] = whole
+        return pa.table(table)
+
+    def windows(self, windows: Iterable[int], **columns: Any) -> pa.Table:
+        return pa.concat_tables([self.window(window, **columns) for window in windows])
+
+    def labels(self, rows: pa.Table, flip: bool = False, time_us: int | None = None) -> list[LabelRecord]:
+        """Labels that fit the predictions, or (``flip``) that do not."""
+        names = [name for name in rows.column_names if name.startswith("prediction") and name != "prediction_id"]
+        values = np.column_stack([rows[name].to_numpy() for name in names])
+        found = []
+        for name, value in zip(rows["prediction_id"].to_pylist(), values, strict=True):
+            label: Any = value[0] + (500.0 if flip else 1.0)
+            if self.task == "binary":
+                label = int((value[0] > 0.5) != flip)
+            elif self.task == "multiclass":
+                label = CLASSES[int(np.argmin(value) if flip else np.argmax(value))]
+            found.append(LabelRecord(name, label, time_us, arrival=int(name.split("-")[0]) * HOUR + 5))
+        return found
+
+    def _predictions(self, generator: np.random.Generator, n: int) -> dict[str, Any]:
+        if self.task == "binary":
+            return {"prediction": generator.beta(2, 3, n)}
+        if self.task == "regression":
+            return {"prediction": generator.normal(100, 10, n)}
+        shares = generator.dirichlet([2, 2, 2], n)
+        return {f"prediction.{name}": shares[:, i] for i, name in enumerate(CLASSES)}
+
+
+def encode(task: str) -> Callable[[Any], float]:
+    encoder = {
+        "binary": TargetEncoder("y", "binary", (0, 1)),
+        "multiclass": TargetEncoder("y", "multiclass", CLASSES),
+        "regression": TargetEncoder("y", "regression"),
+    }[task]
+    return encoder.encode_value
+
+
+@dataclass
+class Watch:
+    """One monitor, and the shortest ways to feed it."""
+
+    traffic: Traffic
+    monitor: ModelMonitor
+    make: Callable[[], ModelMonitor]
+    sequence: int = 0
+
+    def send(self, rows: pa.Table) -> Any:
+        self.sequence += 1
+        return self.monitor.handover(build_handover(MODEL, "r", self.sequence, rows, self.monitor.reference))
+
+    def close(self) -> list[WindowReport]:
+        """Close all windows that are due."""
+        return list(iter(self.monitor.advance, None))
+
+    def run(self, windows: Iterable[int], **columns: Any) -> list[WindowReport]:
+        """Send windows one by one, closing what is due."""
+        reports = []
+        for window in windows:
+            assert self.send(self.traffic.window(window, **columns)).accepted
+            reports += self.close()
+        return reports
+
+
+@pytest.fixture
+def watch() -> Callable[..., Watch]:
+    """Makes a monitor of a task, with settings changed."""
+
+    def make(task: str = "binary", start_window: int | None = None, **settings: Any) -> Watch:
+        labels = {**MONITORING["labels"], **settings.pop("labels", {})}
+        config = MonitoringConfig.model_validate({**MONITORING, **settings, "labels": labels})
+        traffic = Traffic(task)
+        past = [traffic.window(window) for window in range(NUM_REFERENCE)]
+        everything = pa.concat_tables(past)
+        bins: dict[str, Bins] = {
+            "x": NumericBins.from_sample(everything["features.x"], 8),
+            "city": CategoricalBins.from_sample(everything["features.city"]),
+        }
+        probe: Bins = NumericBins([0.0, 0.2, 0.4, 0.6, 0.8, 1.0] if task != "regression" else [60.0, 90, 100, 110, 140])
+        bins[SCORE] = probe
+        ahead = None if config.max_ahead is None else int(config.max_ahead.total_seconds() * 1e6)
+        counts = [count_columns(part, bins) for part in past]
+        losses = [_losses(traffic, part) for part in past]
+
+        def fresh() -> ModelMonitor:
+            references = [FeatureReference(name, bins[name], tuple(c[name] for c in counts)) for name in ("x", "city")]
+            score = FeatureReference(SCORE, probe, tuple(c[SCORE] for c in counts))
+            dataset = DatasetMonitor(references, score, losses, config)
+            watched = Watched(MODEL, "1", "h", task, CLASSES, 100.0, encode(task), start_window)  # type: ignore[arg-type]
+            return ModelMonitor(watched, Reference("ref", bins, HOUR, {}, "1", ahead), dataset, config)
+
+        return Watch(traffic, fresh(), fresh)
+
+    return make
+
+
+def _losses(traffic: Traffic, rows: pa.Table) -> tuple[int, float, float]:
+    labels = np.array([encode(traffic.task)(record.label) for record in traffic.labels(rows)])
+    found = bounded_loss(traffic.task, prediction_values(rows, traffic.task), labels, 100.0)  # type: ignore[arg-type]
+    return len(found), float(found.sum()), float((found**2).sum())
+
+
+@dataclass
+class FakeSubmitter:
+    """A job server that outlives the monitor: records what was submitted, answers what the test says."""
+
+    submitted: list[str] = field(default_factory=list)
+    states: dict[str, JobState] = field(default_factory=dict)
+
+    def submit(self, submission_id: str, decision_id: str) -> None:
+        if submission_id not in self.states:
+            self.submitted.append(submission_id)
+            self.states[submission_id] = "running"
+
+    def state(self, submission_id: str) -> JobState:
+        return self.states.get(submission_id, "unknown")
+
+
+@dataclass
+class World:
+    """A ledger, a store with bundles, and a service over them that can be killed."""
+
+    config: ProjectConfig
+    bundles: list[BundleRef]
+    ledger: Ledger
+    files: Files
+    jobs: FakeSubmitter
+    traffic: Traffic
+    service: MonitorService
+    routes: ModelRoutes
+    sequence: int = 0
+
+    def restart(self) -> MonitorService:
+        """Kill the service and start another."""
+        self.service = MonitorService(self.ledger, self.files, self.jobs)
+        self.service.watch(MODEL)
+        return self.service
+
+    def promote(self, version: int) -> None:
+        bundle = self.bundles[version - 1]
+        routes = ModelRoutes(MODEL, 0, Arm(str(version), bundle.uri, bundle.hash), config_hash=self.routes.config_hash)
+        self.routes = commit_routes(self.ledger, routes, self.routes.version)
+
+    def log(self, rows: pa.Table) -> pa.Table:
+        """Write rows to the prediction log, as a replica does before it hands them over."""
+        self.sequence += 1
+        days = [str(day.as_py().date()) for day in rows["event_time"]]
+        for day in sorted(set(days)):
+            part = rows.filter(pa.array([own == day for own in days]))
+            self.files.write_table(log_path(MODEL, day, "r", self.sequence), part)
+        return rows
+
+    def hand_over(self, rows: pa.Table) -> Any:
+        """Hand rows over as a sink does: on the reference in force, counted again when it is another."""
+        receipt = self.service.handover(build_handover(MODEL, "r", self.sequence, rows, self.service.reference(MODEL)))
+        assert receipt.accepted
+        return receipt
+
+    def serve(self, windows: Iterable[int], **columns: Any) -> None:
+        for window in windows:
+            self.hand_over(self.log(self.traffic.window(window, **columns)))
+
+    def label(self, rows: pa.Table, **how: Any) -> None:
+        """Write labels to the label log, then give them to the monitor."""
+        self.sequence += 1
+        records = self.traffic.labels(rows, **how)
+        lines = [
+            json.dumps({"id": r.id, "label": r.label, "time": r.time, "arrival": r.arrival}) + "\n" for r in records
+        ]
+        self.files.write(f"labels/{MODEL}/day=2026-01-01/r-{self.sequence}.jsonl", "".join(lines).encode())
+        self.service.add_labels(MODEL, records)
+
+    def events(self, topic: str, kind: str) -> list[Mapping[str, Any]]:
+        return [event.payload for event in self.ledger.read(f"{MODEL}/{topic}", kind=kind)]
+
+    @property
+    def decisions(self) -> list[Mapping[str, Any]]:
+        return self.events("retrain", "retrain.decided")
+
+    @property
+    def alarms(self) -> list[str]:
+        return [payload["alarm"] for payload in self.events("monitor", "monitor.alarm")]
+
+
+@pytest.fixture
+def make_world(tmp_path: Path) -> Callable[..., World]:
+    """Makes a world whose model has been champion from window ``FIRST`` on."""
+
+    def make(
+        columns: Mapping[str, Any] | None = None,
+        redact: Mapping[str, str] | None = None,
+        store: str = "store",
+        **over: Any,
+    ) -> World:
+        root = tmp_path / store
+        root.mkdir()
+        traffic = Traffic()
+        past = traffic.windows(range(FIRST - NUM_REFERENCE, FIRST))
+        table = pa.table(
+            {
+                "time": past["event_time"],
+                "x": past["features.x"],
+                "city": past["features.city"],
+                "y": [record.label for record in traffic.labels(past)],
+            }
+        )
+        content = {
+            "name": MODEL,
+            "store": {"root": str(root)},
+            "data": {
+                "source": {"path": "rows.parquet"},
+                "task": "binary",
+                "target": "y",
+                "event_time": "time",
+                "contract": {"columns": dict(columns or {})},
+            },
+            "serving": {"log": {"redact": dict(redact or {})}},
+            "monitoring": MONITORING,
+            "retraining": {"cool_down": "12h", "window": "24h", "holdout": "2h", "min_rows": 50, **over},
+        }
+        config = build_config(content, {})
+        files, ledger = Files(str(root)), Ledger(f"sqlite:///{root}/ledger.db")
+        bundles = [_save_bundle(files, config, table, past, seed) for seed in (1, 2)]
+        key = config_hash(config)
+        payload = {"config": config.model_dump(mode="json"), "hash": key}
+        ledger.append(f"{MODEL}/config", "config.deployed", f"{MODEL}/config/{key}", payload)
+        routes = ModelRoutes(MODEL, 0, Arm("1", bundles[0].uri, bundles[0].hash), config_hash=key)
+        routes = commit_routes(ledger, routes, 0)
+        jobs = FakeSubmitter()
+        service = MonitorService(ledger, files, jobs)
+        service.watch(MODEL)
+        return World(config, bundles, ledger, files, jobs, traffic, service, routes)
+
+    return make
+
+
+def _save_bundle(files: Files, config: ProjectConfig, table: pa.Table, past: pa.Table, seed: int) -> BundleRef:
+    """A bundle with random weights, whose scores and losses are those of the traffic."""
+    features, profile, _ = fit_features_and_profile(table, config.data, config.monitoring)
+    scores = past["prediction"].to_numpy()
+    losses = (scores - table["y"].to_numpy()) ** 2
+    event_us = past["event_time"].cast(pa.int64()).to_numpy()
+    profile = profile.with_scores(scores, event_us, losses, monitoring=config.monitoring)
+    encoder = TargetEncoder.fit(table, config.data)
+    spec = ModelSpec("binary", len(features.numeric_names), features.categorical_sizes, 1)
+    params = {"hidden": 4, "members": 1, "depth": 1}
+    factory = "ray_mlops.training.models:tabular"
+    torch.manual_seed(seed)
+    manifest = Manifest(MODEL, "binary", "y", encoder.classes, factory, params, spec)
+    bundle = ModelBundle(manifest, features, build_model(factory, spec, params), profile, None)  # type: ignore[arg-type]
+    return bundle.with_parity(table.slice(0, 32)).save(files)
