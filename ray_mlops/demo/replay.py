@@ -181,9 +181,11 @@ class Replay:
         state: Mapping[str, Any] = {}
         while time.monotonic() < deadline:
             try:
-                state = self._service.monitoring()
-                if _has_settled(state, wanted) and _has_evaluated(self._service.rollout(), wanted):
-                    return
+                # The rollout's document is small and follows the monitor; the monitor's is large.
+                if _has_evaluated(self._service.rollout(), wanted):
+                    state = self._service.monitoring()
+                    if _has_settled(state, wanted):
+                        return
             except OverloadError as error:
                 state = {"error": str(error)}
             time.sleep(_POLL_S)

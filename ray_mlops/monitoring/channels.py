@@ -29,6 +29,7 @@ __all__ = ["DatasetMonitor", "FeatureReference", "WindowVerdict"]
 
 Alarm = Literal["inputs", "score", "loss"]
 
+
 @dataclass(frozen=True, slots=True)
 class WindowVerdict:
     """What the channels say at the close of one window."""

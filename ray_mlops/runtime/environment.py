@@ -47,7 +47,17 @@ HAPROXY_SETTINGS = {
     "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S": "2",  # idle connections leave a replaced HAProxy, instead of staying
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
 }
-_HEAD_ONLY = ("RAY_gcs_storage", "RAY_gcs_storage_path", "PYTHONPATH", "DASHBOARD_METRIC_PORT", CLUSTER_ID)
+HEAD_SETTINGS = {
+    "RAY_worker_maximum_startup_concurrency": "4",  # on 2 cores 8 workers would be warned of, and 12 are usual
+}
+_HEAD_ONLY = (
+    *HEAD_SETTINGS,
+    "RAY_gcs_storage",
+    "RAY_gcs_storage_path",
+    "PYTHONPATH",
+    "DASHBOARD_METRIC_PORT",
+    CLUSTER_ID,
+)
 _NOT_INHERITED = ("RAY_ADDRESS", "RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_TOKEN", "RAY_NAMESPACE")
 _MAX_TEMP_DIR = 30
 """Longest temporary directory: with HAProxy's socket and a node id below it, a socket path may have 97 bytes."""
@@ -75,7 +85,7 @@ def cluster_environment(
     Returns:
         Variables to be added to the launcher's environment. The cluster's id is not among them.
     """
-    settings = DRIVER_SETTINGS | SERVE_SETTINGS
+    settings = DRIVER_SETTINGS | SERVE_SETTINGS | HEAD_SETTINGS
     if haproxy:
         threads = {"RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1))}
         settings = settings | HAPROXY_SETTINGS | threads

@@ -26,7 +26,11 @@ SOURCES = {
     "RAY_AUTH_TOKEN_PATH": "_private/runtime_env/image_uri.py",
     "DASHBOARD_METRIC_PORT": "dashboard/consts.py",
 }
-IN_GCS = ("RAY_gcs_storage", "RAY_gcs_storage_path")
+IN_BINARIES = {
+    "RAY_gcs_storage": "gcs/gcs_server",
+    "RAY_gcs_storage_path": "gcs/gcs_server",
+    "RAY_worker_maximum_startup_concurrency": "raylet/raylet",
+}
 
 
 def environment_of(tmp_path: Path, *, haproxy: bool = True, **inherited: str) -> dict[str, str]:
@@ -43,10 +47,10 @@ def ray_directory() -> Path:
 
 def test_every_name_is_read_by_the_installed_ray(tmp_path: Path) -> None:
     texts = {file: (ray_directory() / file).read_text(encoding="utf-8") for file in set(SOURCES.values())}
-    gcs = (ray_directory() / "core/src/ray/gcs/gcs_server").read_bytes()
     for name in set(environment_of(tmp_path)) - {"PYTHONPATH"}:
-        if name in IN_GCS:
-            assert name.removeprefix("RAY_").encode() in gcs, name
+        if name in IN_BINARIES:
+            binary = (ray_directory() / "core/src/ray" / IN_BINARIES[name]).read_bytes()
+            assert name.removeprefix("RAY_").encode() in binary, name
             continue
         file = next(file for prefix, file in SOURCES.items() if name.startswith(prefix))
         assert f'"{name}"' in texts[file], f"{name} is not in {file}"

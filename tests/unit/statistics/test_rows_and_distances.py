@@ -68,9 +68,7 @@ def test_distances_agree_with_scipy():
     assert distances.hellinger(p, q) == pytest.approx(
         np.sqrt(1 - np.sqrt(distances.shares(p) * distances.shares(q)).sum())
     )
-    assert distances.psi(p * 10_000, q * 10_000) == pytest.approx(
-        stats.entropy(p, q) + stats.entropy(q, p), rel=1e-3
-    )
+    assert distances.psi(p * 10_000, q * 10_000) == pytest.approx(stats.entropy(p, q) + stats.entropy(q, p), rel=1e-3)
     x, y = np.repeat(np.arange(11), p), np.repeat(np.arange(11), q)
     assert distances.kolmogorov_smirnov(p, q) == pytest.approx(stats.ks_2samp(x, y).statistic)
 
