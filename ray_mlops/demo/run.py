@@ -52,7 +52,6 @@ class DemoRun:
     say: OnPhase
     note: Callable[[str], None]
     _sabotaged: str | None = None
-    _versions_seen: str = ""
 
     def run(self) -> tuple[Outcome, Deployment]:
         """Train, deploy, replay, and read from the ledger what happened."""
@@ -60,7 +59,11 @@ class DemoRun:
         self.say("start", "service")
         ensure_service(config)
         self.clock.enter("data, tune, train, gate")
-        first = run_pipeline(config, on_phase=lambda phase, detail="": self.say("train", f"{phase} {detail}"))
+
+        def show(phase: str, detail: str = "") -> None:
+            self.say("train", f"{phase} {detail}")
+
+        first = run_pipeline(config, on_phase=show)
         self.note(first.summary())
         deployment = deploy(config)
         self.note(f"serving version {deployment.version} at {deployment.url}")
@@ -83,9 +86,11 @@ class DemoRun:
         with Client(deployment.url, config.name, token) as client:
             watcher = _Watcher(client, self.clock, self.say, self.note)
             replay = Replay(watcher, self.demo.replay, window_us, watcher.on_day)
-            return replay.run(
-                replay_days(table, config.data, self.demo.replay), lambda day: self._before_day(day, client)
-            )
+
+            def before_day(day: date) -> bool:
+                return self._before_day(day, client)
+
+            return replay.run(replay_days(table, config.data, self.demo.replay), before_day)
 
     def _before_day(self, day: date, client: Client) -> bool:
         """What the demo's operator does: start the sabotaged candidate once the loop is at rest."""
@@ -96,9 +101,11 @@ class DemoRun:
             return False
         self.clock.enter("sabotage")
         self.note(f"{day} an operator trains on flipped labels of {sabotage.column} {sabotage.value}")
-        report = train_sabotaged(
-            self.config, sabotage, lambda phase, detail="": self.say("sabotage", f"{phase} {detail}")
-        )
+
+        def show(phase: str, detail: str = "") -> None:
+            self.say("replay", f"{day}: sabotage, {phase} {detail}")
+
+        report = train_sabotaged(self.config, sabotage, show)
         assert report.version is not None
         self._sabotaged = report.version
         gate = report.gate.reason if report.gate is not None else ""

@@ -9,6 +9,7 @@ import ray
 from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import DeadlineError
 from ray_mlops.monitoring.actor import start_monitor
+from ray_mlops.orchestration.addresses import record_address
 from ray_mlops.serving.launch import GatewayAddress, launch_gateway
 from ray_mlops.serving.protocol import Hooks
 from ray_mlops.serving.rollouts import start_rollouts
@@ -36,7 +37,9 @@ def ensure_service(config: ProjectConfig) -> GatewayAddress:
     start_rollouts(store, HOOKS)
     monitor = start_monitor(store, SUBMITTER)
     ray.get(monitor.start.remote(), timeout=config.cluster.step_timeout_s)
-    return launch_gateway(store, config.serving, HOOKS)
+    address = launch_gateway(store, config.serving, HOOKS)
+    record_address(config, address.url)
+    return address
 
 
 def wait_for_version(url: str, model: str, version: str, timeout_s: float) -> None:
