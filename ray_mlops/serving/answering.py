@@ -1,0 +1,294 @@
+"""One request for predictions: which version answers, what happens when it does not, and what is booked."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ray_mlops.config import ServingConfig
+from ray_mlops.errors import FeatureError, NotFoundError, OverloadError, RayMLOpsError, RequestError
+from ray_mlops.serving.loaded import LoadedModel
+from ray_mlops.serving.log_table import LogRecord
+from ray_mlops.serving.parse import PredictRequest
+from ray_mlops.serving.prediction_log import PredictionLog
+from ray_mlops.serving.predictor import Answer
+from ray_mlops.serving.protocol import ArmName, Outcome
+from ray_mlops.serving.routing import choose_arm, unit_hash
+from ray_mlops.serving.telemetry import Served, Telemetry
+
+logger = logging.getLogger(__name__)
+BREAK_AFTER = 5
+"""Failures of a candidate in a row after which it is asked only once in ``PROBE_S``."""
+PROBE_S = 1.0
+
+
+class ArmClient(Protocol):
+    """Reaches candidates that live in processes of their own."""
+
+    async def predict(self, model: str, version: str, rows: Sequence[Mapping[str, Any]]) -> Answer:
+        """Predict.
+
+        Raises:
+            FeatureError: A value has the wrong type.
+            ConnectionError: The process is gone.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Which version a request is for."""
+
+    arm: ArmName
+    version: str
+    is_random: bool
+    """False where routing had no say: pinned by an operator, or the arm is not loaded here yet."""
+    weight: float
+    """Share of traffic of this arm."""
+    is_pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A request's answer, and who gave it."""
+
+    answer: Answer
+    arm: ArmName
+    version: str
+
+
+@dataclass(slots=True)
+class _Trial:
+    """How a version that is not the champion does in this replica."""
+
+    route_version: int
+    running: int = 0
+    failures: int = 0
+    """In a row."""
+    probe_at: float = 0.0
+
+
+class Answering:
+    """Answers requests with the loaded versions, and books how each went.
+
+    Args:
+        telemetry: Counts.
+        log: Takes the rows.
+        arms: Reaches isolated candidates.
+        serving: Timeouts and limits.
+    """
+
+    def __init__(self, telemetry: Telemetry, log: PredictionLog, arms: ArmClient, serving: ServingConfig) -> None:
+        self._telemetry, self._log, self._arms, self._serving = telemetry, log, arms, serving
+        self._trials: dict[tuple[str, str], _Trial] = {}
+        self._max_on_trial = max(1, serving.max_ongoing_requests // 2)
+
+    async def answer(
+        self, loaded: LoadedModel, request: PredictRequest, arrival_s: float, pinned_to: str | None = None
+    ) -> Answered:
+        """Answer a request, by the champion if the candidate does not.
+
+        Args:
+            loaded: What the request sees from beginning to end.
+            request: Checked, but for the types of values.
+            arrival_s: Unix seconds.
+            pinned_to: A version that an operator asks for.
+
+        Raises:
+            RequestError: A value has the wrong type, or there is no such version to pin to.
+            OverloadError: The log is full, or the champion took too long.
+            RayMLOpsError: The champion failed.
+        """
+        self._log.check_room(len(request.rows))
+        start = time.perf_counter()
+        chosen = assign(loaded, request, pinned_to)
+        outcome: Outcome = "ok"
+        assigned: Answer | None = None
+        try:
+            answered = None
+            if chosen.version != loaded.routes.champion.version:
+                assigned, outcome = await self._ask_other(loaded, request, chosen.version)
+                answered = None if assigned is None else Answered(assigned, chosen.arm, chosen.version)
+            if answered is None:
+                answered, champion_outcome = await self._ask_champion(loaded, request)
+                if chosen.version == loaded.routes.champion.version:
+                    assigned, outcome = answered.answer, champion_outcome
+        except _ChampionError as failure:
+            if chosen.version == loaded.routes.champion.version:
+                outcome = failure.outcome
+            self._book(loaded, request, chosen, outcome, assigned, arrival_s, start)
+            raise failure.error from failure.__cause__
+        except asyncio.CancelledError:
+            self._book(loaded, request, chosen, "timeout", assigned, arrival_s, start)
+            raise  # the client has waited too long
+        latency_s = self._book(loaded, request, chosen, outcome, assigned, arrival_s, start)
+        self._write(loaded, request, chosen, outcome, answered, arrival_s, latency_s)
+        return answered
+
+    async def _ask_champion(self, loaded: LoadedModel, request: PredictRequest) -> tuple[Answered, Outcome]:
+        champion, version = loaded.champion, loaded.routes.champion.version
+        try:
+            if champion.is_quick(len(request.rows)):
+                answer = await champion.answer(request.rows)
+            else:
+                async with asyncio.timeout(self._serving.request_timeout_s):
+                    answer = await champion.answer(request.rows)
+        except FeatureError as error:
+            raise RequestError(error.problem, f"instances: {error.where}", error.remedy) from error
+        except TimeoutError as error:
+            problem = f"version {version} took longer than {self._serving.request_timeout_s} s"
+            raise _ChampionError("timeout", OverloadError(problem, loaded.routes.model, "try again")) from error
+        except Exception as error:  # a model is foreign code
+            logger.exception("fail to predict model=%s version=%s", loaded.routes.model, version)
+            problem = f"version {version} failed: {type(error).__name__}: {error}"
+            raise _ChampionError("error", RayMLOpsError(problem, loaded.routes.model)) from error
+        if fault := champion.fault(answer.prediction, len(request.rows)):
+            problem = f"the prediction of version {version} {fault}"
+            raise _ChampionError("invalid", RayMLOpsError(problem, loaded.routes.model))
+        return Answered(answer, "champion", version), "ok"
+
+    async def _ask_other(
+        self, loaded: LoadedModel, request: PredictRequest, version: str
+    ) -> tuple[Answer | None, Outcome]:
+        """Ask a version that is not the champion; None when it gave nothing that can be sent."""
+        trial = self._trial(loaded, version)
+        if trial.failures >= BREAK_AFTER:
+            if time.monotonic() < trial.probe_at:
+                return None, "crashed"
+            trial.probe_at = time.monotonic() + PROBE_S
+        if trial.running >= self._max_on_trial:
+            return None, "timeout"  # it is too slow for its share; it must not take the champion's places
+        trial.running += 1
+        outcome: Outcome = "error"
+        try:
+            async with asyncio.timeout(self._serving.candidate_timeout_s):
+                answer = await self._predict(loaded, version, request.rows)
+            reason: object = loaded.champion.fault(answer.prediction, len(request.rows))
+            if not reason:
+                trial.failures = 0
+                return answer, "ok"
+            outcome = "invalid"
+        except FeatureError:
+            return None, "error"  # whose mistake it is, the champion will tell
+        except TimeoutError:
+            outcome, reason = "timeout", f"no answer in {self._serving.candidate_timeout_s} s"
+        except ConnectionError as error:
+            outcome, reason = "crashed", error
+        except Exception as error:  # a model is foreign code, and the champion can still answer
+            reason = f"{type(error).__name__}: {error}"
+        finally:
+            trial.running -= 1
+        trial.failures += 1
+        if trial.failures <= BREAK_AFTER:
+            model = loaded.routes.model
+            logger.warning("fail over model=%s version=%s outcome=%s because=%s", model, version, outcome, reason)
+        return None, outcome
+
+    def _trial(self, loaded: LoadedModel, version: str) -> _Trial:
+        key = (loaded.routes.model, version)
+        trial = self._trials.setdefault(key, _Trial(loaded.routes.version))
+        if trial.route_version != loaded.routes.version:
+            trial.route_version, trial.failures = loaded.routes.version, 0
+        return trial
+
+    async def _predict(self, loaded: LoadedModel, version: str, rows: Sequence[dict[str, Any]]) -> Answer:
+        local = loaded.predictors.get(version)
+        if local is not None:
+            return await local.answer(rows)
+        return await self._arms.predict(loaded.routes.model, version, rows)
+
+    def _book(
+        self,
+        loaded: LoadedModel,
+        request: PredictRequest,
+        chosen: Assignment,
+        outcome: Outcome,
+        assigned: Answer | None,
+        arrival_s: float,
+        start: float,
+    ) -> float:
+        latency_s = time.perf_counter() - start
+        settings = loaded.settings
+        first_us = request.event_us[0] if request.event_us else int(arrival_s * 1e6)
+        served = Served(
+            routes=loaded.routes,
+            arm=chosen.arm,
+            version=chosen.version,
+            outcome=outcome,
+            epoch=first_us // settings.window_us if settings.by_window else int(arrival_s),
+            model_s=assigned.seconds if assigned is not None else 0.0,
+            latency_s=latency_s,
+            slo_s=settings.slo_s,
+            is_counted=chosen.is_random,
+        )
+        self._telemetry.book(served)
+        return latency_s
+
+    def _write(
+        self,
+        loaded: LoadedModel,
+        request: PredictRequest,
+        chosen: Assignment,
+        outcome: Outcome,
+        answered: Answered,
+        arrival_s: float,
+        latency_s: float,
+    ) -> None:
+        rows, hashes = loaded.format.redacted(request.rows)
+        key, arrival_us = request.routing_key, int(arrival_s * 1e6)
+        record = LogRecord(
+            format=loaded.format,
+            request_id=request.request_id,
+            ids=request.ids,
+            rows=rows,
+            hashes=hashes,
+            event_us=request.event_us,
+            arrival_us=arrival_us,
+            arm=answered.arm,
+            version=answered.version,
+            route_version=loaded.routes.version,
+            routing_key_hash=None if key is None else unit_hash(key),
+            pinned=not chosen.is_random,
+            outcome=outcome,
+            weight=chosen.weight,
+            model_us=round(answered.answer.seconds * 1e6),
+            latency_us=round(latency_s * 1e6),
+            values=np.asarray(answered.answer.prediction.values, np.float64),
+        )
+        newest = max(request.event_us) if request.event_us else arrival_us
+        self._log.accept(record, is_named=request.is_named, window=newest // loaded.settings.window_us)
+
+
+def assign(loaded: LoadedModel, request: PredictRequest, pinned_to: str | None = None) -> Assignment:
+    """Choose the version for a request.
+
+    Raises:
+        NotFoundError: It is pinned to a version that is not loaded.
+    """
+    routes = loaded.routes
+    candidate = routes.candidate
+    share = candidate.weight if candidate is not None else 0.0
+    if pinned_to is not None:
+        if pinned_to not in loaded.versions():
+            known = ", ".join(loaded.versions())
+            raise NotFoundError(f"version {pinned_to!r} is not loaded", "x-model-version", f"loaded: {known}")
+        is_candidate = candidate is not None and pinned_to == candidate.version
+        weight = share if is_candidate else 1.0 - share
+        return Assignment("candidate" if is_candidate else "champion", pinned_to, False, weight, is_pinned=True)
+    arm = choose_arm(routes, request.request_id, sticky_key=request.routing_key)
+    if arm == "champion" or candidate is None:
+        return Assignment("champion", routes.champion.version, True, 1.0 - share)
+    if candidate.placement == "in_replica" and candidate.version not in loaded.predictors:
+        return Assignment("champion", routes.champion.version, False, 1.0 - share)
+    return Assignment("candidate", candidate.version, True, share)
+
+
+class _ChampionError(Exception):
+    """Carries what is booked and what is said; never leaves this module."""
+
+    def __init__(self, outcome: Outcome, error: RayMLOpsError) -> None:
+        super().__init__(outcome, error)
+        self.outcome, self.error = outcome, error

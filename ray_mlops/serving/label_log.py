@@ -1,0 +1,152 @@
+"""Labels, on disk before they are acknowledged: JSON lines, many requests to one flush of the disk."""
+
+import asyncio
+import json
+import math
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+import pyarrow as pa
+
+from ray_mlops.data.target import TargetEncoder
+from ray_mlops.errors import DataError, RequestError, StoreError
+from ray_mlops.runtime.files import Files
+from ray_mlops.serving.parse import shorten
+from ray_mlops.serving.protocol import LabelRecord
+
+LABEL_SCHEMA = pa.schema([("id", pa.string()), ("label", pa.string()), ("time", pa.int64()), ("arrival", pa.int64())])
+"""``label`` is JSON; the times are microseconds since 1970 UTC, ``time`` null when the client did not say."""
+
+
+class LabelLog:
+    """Appends labels durably: ``labels/{model}/day=YYYY-MM-DD/{replica}-{n}.jsonl``, day by arrival.
+
+    On a local store a replica appends to one file a day; on an object store each commit is an object.
+    Requests that arrive while a commit is under way share the next one.
+
+    Args:
+        files: The store.
+        replica: Name of this incarnation of the replica.
+    """
+
+    def __init__(self, files: Files, replica: str) -> None:
+        self._files, self._replica = files, replica
+        self._waiting: list[tuple[str, bytes]] = []
+        self._next_commit: asyncio.Future[None] | None = None
+        self._committing = asyncio.Lock()
+        self._file_number = 1
+
+    async def append(self, model: str, labels: Sequence[LabelRecord]) -> None:
+        """Return once the labels are on disk.
+
+        Raises:
+            StoreError: They could not be written; none of them may be acknowledged.
+        """
+        for label in labels:
+            line = orjson.dumps(asdict(label), option=orjson.OPT_APPEND_NEWLINE)
+            self._waiting.append((f"labels/{model}/day={_day(label.arrival)}", line))
+        if self._next_commit is None:
+            self._next_commit = asyncio.get_running_loop().create_future()
+            commit = asyncio.create_task(self._commit())
+            commit.add_done_callback(lambda task: task.exception())
+        await asyncio.shield(self._next_commit)
+
+    async def _commit(self) -> None:
+        async with self._committing:
+            waiting, self._waiting = self._waiting, []
+            done, self._next_commit = self._next_commit, None
+            assert done is not None
+            try:
+                await asyncio.to_thread(self._write, waiting)
+            except StoreError as error:
+                done.set_exception(error)
+            except OSError as error:
+                self._file_number += 1  # the last line may be torn; nothing may follow it
+                problem, remedy = f"labels cannot be written: {error}", "check permissions and free space"
+                done.set_exception(StoreError(problem, self._files.root, remedy))
+            else:
+                done.set_result(None)
+
+    def _write(self, waiting: Sequence[tuple[str, bytes]]) -> None:
+        groups: dict[str, list[bytes]] = {}
+        for directory, line in waiting:
+            groups.setdefault(directory, []).append(line)
+        if not self._files.is_local:
+            for directory, lines in groups.items():
+                self._files.write(f"{directory}/{self._replica}-{self._file_number}.jsonl", b"".join(lines))
+                self._file_number += 1
+            return
+        with ExitStack() as stack:
+            opened: list[BinaryIO] = []
+            for directory, lines in groups.items():
+                path = self._files.local(f"{directory}/{self._replica}-{self._file_number}.jsonl")
+                opened.append(stack.enter_context(_open_durably(path)))
+                opened[-1].write(b"".join(lines))
+            for stream in opened:
+                stream.flush()
+                os.fsync(stream.fileno())
+
+
+def read_labels(files: Files, model: str) -> pa.Table:
+    """Read every label of a model in order of arrival, repeats and conflicts included.
+
+    Returns:
+        Columns as ``LABEL_SCHEMA``.
+
+    Raises:
+        StoreError: A file holds something else than labels.
+    """
+    rows = []
+    for path in files.names(f"labels/{model}"):
+        if not path.endswith(".jsonl"):
+            continue
+        for line in files.read(path).splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                continue  # torn by the replica's death, so never acknowledged
+            try:
+                row = orjson.loads(line)
+                rows.append({**row, "label": json.dumps(row["label"])})
+            except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+                raise StoreError(f"holds a line that is no label: {error}", files.uri(path)) from error
+    return pa.Table.from_pylist(rows, LABEL_SCHEMA).sort_by("arrival")
+
+
+def check_label(encoder: TargetEncoder, value: Any, where: str) -> None:
+    """Check that a label is one of the model's classes, or a number for a regression.
+
+    Raises:
+        RequestError: It is not; ``where`` names its place in the request.
+
+    Example:
+        >>> check_label(TargetEncoder("late", "binary", (0, 1)), 1, "labels[0].label")
+    """
+    try:
+        is_missing = math.isnan(encoder.encode_value(value))
+    except DataError as error:
+        raise RequestError(error.problem, where) from error
+    if is_missing:
+        raise RequestError(f"expected {encoder.expected}, got {shorten(value)}", where)
+
+
+def _open_durably(path: Path) -> BinaryIO:
+    is_new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = path.open("ab")
+    if is_new:
+        for directory in (path.parent, path.parent.parent, path.parent.parent.parent):
+            descriptor = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    return stream
+
+
+def _day(arrival_us: int) -> str:
+    return str(datetime.fromtimestamp(arrival_us / 1e6, UTC).date())

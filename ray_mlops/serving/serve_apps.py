@@ -1,0 +1,113 @@
+"""Applications on Ray Serve: started, awaited with a deadline, deleted. Calls block; give them a thread."""
+
+import logging
+import time
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.schema import ApplicationStatus
+
+from ray_mlops.config import ProjectConfig
+from ray_mlops.errors import ClusterError, DeadlineError
+from ray_mlops.serving.candidate import CandidateArm, GateReplica
+from ray_mlops.serving.loaded import trusted_modules
+
+logger = logging.getLogger(__name__)
+POLL_S = 0.05
+QUIET = {"enable_access_log": False, "log_level": "WARNING"}
+"""Logging of every application: Serve's access log flushes for each request."""
+HEALTH_OPTIONS: dict[str, Any] = {
+    "health_check_period_s": 1.0,
+    "health_check_timeout_s": 10.0,
+    "graceful_shutdown_timeout_s": 5.0,
+    "graceful_shutdown_wait_loop_s": 0.1,
+    "max_constructor_retry_count": 2,
+}
+"""A replica is missed within seconds; one that cannot be built fails after two attempts, not after twenty."""
+
+
+def run_app(app: Application, name: str, route_prefix: str | None, timeout_s: float) -> None:
+    """Start an application and wait until it runs; nothing happens when it runs already.
+
+    Raises:
+        ClusterError: It failed to start; carries Serve's message. It is deleted again.
+        DeadlineError: It took longer than ``timeout_s``. It is deleted again.
+    """
+    deadline = time.monotonic() + timeout_s
+    target = serve.RunTarget(app, name=name, route_prefix=route_prefix, logging_config=QUIET)
+    is_begun = False
+    while True:
+        status, message = app_status(name)
+        if status == ApplicationStatus.RUNNING:
+            return
+        if status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY) and is_begun:
+            serve.delete(name, _blocking=False)
+            raise ClusterError(f"failed to start: {message}", f"application {name!r}", "see the replica's log")
+        if status != ApplicationStatus.DELETING and not is_begun:
+            serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+            is_begun = True
+        if time.monotonic() > deadline:
+            serve.delete(name, _blocking=False)
+            problem = f"not running after {timeout_s:g} s: {status.value if status else 'absent'} {message}"
+            raise DeadlineError(problem, f"application {name!r}", "are there free CPUs? see 'ray status'")
+        time.sleep(POLL_S)
+
+
+def app_status(name: str) -> tuple[ApplicationStatus | None, str]:
+    """State of an application (None: there is none), with the messages of its deployments."""
+    overview = serve.status().applications.get(name)
+    if overview is None:
+        return None, ""
+    messages = [overview.message, *(deployment.message for deployment in overview.deployments.values())]
+    return overview.status, " ".join(message for message in messages if message)
+
+
+def delete_app(name: str) -> None:
+    """Delete an application without waiting until it is gone; nothing happens when there is none."""
+    if app_status(name)[0] is not None:
+        serve.delete(name, _blocking=False)
+        logger.info("deleted application name=%s", name)
+
+
+def arm_app(model: str, version: str) -> str:
+    """Name of the application that holds a candidate."""
+    return f"arm-{model}-{version}"
+
+
+def candidate_application(bundle: str, config: ProjectConfig) -> Application:
+    """A version in one replica, without a route."""
+    options = {**_arm_options(config), "max_ongoing_requests": config.serving.max_ongoing_requests}
+    deployment = serve.deployment(name="CandidateArm", **options)(CandidateArm)
+    return deployment.bind(bundle, trusted_modules(config), config.gate.parity.atol)
+
+
+def start_gate(model: str, bundle: str, bundle_hash: str, config: ProjectConfig, timeout_s: float) -> str:
+    """Serve a version for the gate, over the gateway's HTTP ingress.
+
+    Returns:
+        The path prefix of ``/predict``, ``/features`` and ``/stats``.
+
+    Raises:
+        ClusterError: It failed to start.
+        DeadlineError: It took too long.
+    """
+    name = gate_app(model, bundle_hash)
+    prefix = f"/gate/{model}/{bundle_hash[:8]}"
+    replica = serve.deployment(name="GateReplica", **_arm_options(config))(serve.ingress()(GateReplica))
+    run_app(replica.bind(bundle, trusted_modules(config), config.serving), name, prefix, timeout_s)
+    return prefix
+
+
+def gate_app(model: str, bundle_hash: str) -> str:
+    """Name of the application that the gate asks."""
+    return f"gate-{model}-{bundle_hash[:8]}"
+
+
+def stop_gate(model: str, bundle_hash: str) -> None:
+    """Take the gate's application away; nothing happens when there is none."""
+    delete_app(gate_app(model, bundle_hash))
+
+
+def _arm_options(config: ProjectConfig) -> dict[str, Any]:
+    return {"num_replicas": 1, "ray_actor_options": {"num_cpus": config.serving.cpus_per_replica}, **HEALTH_OPTIONS}

@@ -1,0 +1,162 @@
+"""Candidates on Ray Serve, as a gateway replica asks them and as the reconciler runs them."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from ray import serve
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
+
+from ray_mlops.config import ProjectConfig
+from ray_mlops.errors import RayMLOpsError, RolloutError
+from ray_mlops.runtime.files import Files
+from ray_mlops.serving.evidence import ArmHealth, FloatArray
+from ray_mlops.serving.predictor import Answer
+from ray_mlops.serving.serve_apps import app_status, arm_app, candidate_application, delete_app, run_app
+from ray_mlops.serving.shadow import BundleFacts
+from ray_mlops.training.bundle import Manifest, Prediction
+
+logger = logging.getLogger(__name__)
+SCORE_ROWS = 2000
+"""Rows of one call: a handle that sends by value takes 4 MB."""
+CALL_TIMEOUT_S = 30.0
+PING_TIMEOUT_S = 5.0
+Result = TypeVar("Result")
+
+
+class ServeArmClient:
+    """Asks isolated candidates through Serve handles; implements ``ArmClient``."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, DeploymentHandle[Any]] = {}
+        self._schemas: dict[str, pa.Schema] = {}
+
+    async def predict(self, model: str, version: str, rows: Sequence[Mapping[str, Any]]) -> Answer:
+        """See ``ArmClient``."""
+        handle = self._handle(model, version)
+        return await _unwrapped(handle.predict.remote(orjson.dumps(rows)))
+
+    async def schema(self, model: str, version: str) -> pa.Schema:
+        """The candidate's raw inputs.
+
+        Raises:
+            ConnectionError: The process is gone, or not there yet.
+        """
+        name = arm_app(model, version)
+        if name not in self._schemas:
+            content = await _unwrapped(self._handle(model, version).schema.remote())
+            self._schemas[name] = pa.ipc.read_schema(pa.py_buffer(content))
+        return self._schemas[name]
+
+    def _handle(self, model: str, version: str) -> DeploymentHandle[Any]:
+        name = arm_app(model, version)
+        if name not in self._handles:
+            self._handles[name] = _arm_handle(model, version)
+        return self._handles[name]
+
+
+class ServeArmControl:
+    """Runs candidates as Serve applications of their own; implements ``ArmControl``."""
+
+    def __init__(self) -> None:
+        self._incarnations: dict[str, str] = {}
+
+    async def start(self, model: str, version: str, bundle: str, config: ProjectConfig) -> None:
+        """Start an arm and wait until it answers; nothing happens when it runs already.
+
+        Raises:
+            ClusterError: It failed to start.
+            DeadlineError: It took longer than ``rollout.prepare_timeout_s``.
+        """
+        application = candidate_application(bundle, config)
+        name, timeout_s = arm_app(model, version), config.rollout.prepare_timeout_s
+        await asyncio.to_thread(run_app, application, name, None, timeout_s)
+        self._incarnations[name] = await self._ask(model, version, "ping", PING_TIMEOUT_S)
+        logger.info("started arm model=%s version=%s", model, version)
+
+    async def check(self, model: str, version: str, bundle: str, config: ProjectConfig) -> str:
+        """Let the running arm answer the bundle's parity rows; returns what is wrong, or nothing."""
+        return str(await self._ask(model, version, "check", CALL_TIMEOUT_S))
+
+    async def ready(self, model: str, version: str) -> tuple[ArmHealth, str]:
+        """How an arm is; one whose process died since ``start`` has failed, though Serve has started it again."""
+        name = arm_app(model, version)
+        status, message = await asyncio.to_thread(app_status, name)
+        if status is None or status == ApplicationStatus.DELETING:
+            return "absent", message
+        if status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            return "failed", message
+        if status != ApplicationStatus.RUNNING:
+            return ("failed", "its process died") if name in self._incarnations else ("starting", message)
+        try:
+            incarnation = str(await self._ask(model, version, "ping", PING_TIMEOUT_S))
+        except RolloutError as error:
+            return "failed", str(error)
+        if self._incarnations.setdefault(name, incarnation) != incarnation:
+            return "failed", "its process died and was started again"
+        return "ready", ""
+
+    async def score(self, model: str, version: str, rows: pa.Table) -> tuple[FloatArray, tuple[str, ...]]:
+        """Predict rows of raw inputs; returns values [n] or [n, k], and the names of the k classes."""
+        parts: list[Prediction] = []
+        for start in range(0, max(rows.num_rows, 1), SCORE_ROWS):
+            part = _to_stream(rows.slice(start, SCORE_ROWS))
+            parts.append(await self._ask(model, version, "score", CALL_TIMEOUT_S, part))
+        classes = parts[0].classes if parts[0].task == "multiclass" else ()
+        return np.concatenate([part.values for part in parts]), tuple(str(name) for name in classes)
+
+    async def facts(self, bundle: str) -> BundleFacts:
+        """What it takes to compute the loss of a bundle's predictions."""
+        content = await asyncio.to_thread(Files(bundle).read, "bundle.json")
+        manifest = Manifest.from_json(json.loads(content), bundle)
+        classes = tuple(str(name) for name in manifest.classes) if manifest.task == "multiclass" else ()
+        return BundleFacts(manifest.task, classes, manifest.loss_scale)
+
+    async def stop(self, model: str, version: str) -> None:
+        """Stop an arm; nothing happens when there is none."""
+        name = arm_app(model, version)
+        self._incarnations.pop(name, None)
+        await asyncio.to_thread(delete_app, name)
+
+    async def _ask(self, model: str, version: str, method: str, timeout_s: float, *arguments: Any) -> Any:
+        # A new handle each time: cheap at this rate, and never bound to a replica that is gone.
+        handle = _arm_handle(model, version)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await _unwrapped(getattr(handle, method).remote(*arguments))
+        except (TimeoutError, ConnectionError) as error:
+            reason = str(error) or f"no answer to {method} in {timeout_s:g} s"
+            raise RolloutError(reason, arm_app(model, version)) from error
+
+
+def _arm_handle(model: str, version: str) -> DeploymentHandle[Any]:
+    return serve.get_deployment_handle("CandidateArm", arm_app(model, version), _check_exists=False)
+
+
+async def _unwrapped(call: Awaitable[Result]) -> Result:
+    """Await a handle's call; what the callee raised comes as itself, a callee that is gone as ConnectionError."""
+    try:
+        return await call
+    except RayTaskError as error:
+        if isinstance(error.cause, RayMLOpsError):
+            raise error.cause from error
+        raise
+    except (RayActorError, RayServeException) as error:
+        raise ConnectionError(f"{type(error).__name__}: its process is gone or not ready") from error
+    except RayError as error:
+        raise ConnectionError(f"{type(error).__name__}: {error}") from error
+
+
+def _to_stream(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())

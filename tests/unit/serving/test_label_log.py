@@ -1,0 +1,143 @@
+"""Labels are on disk before they are acknowledged."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from ray_mlops.data.target import TargetEncoder
+from ray_mlops.errors import RequestError, StoreError
+from ray_mlops.runtime.files import Files
+from ray_mlops.serving.label_log import LabelLog, check_label, read_labels
+from ray_mlops.serving.protocol import LabelRecord
+
+DAY_US = 86_400_000_000
+
+
+def label(name: str, value: Any = 1, arrival_us: int = 0, time_us: int | None = None) -> LabelRecord:
+    return LabelRecord(name, value, time_us, arrival_us)
+
+
+def test_labels_are_durable_when_append_returns(tmp_path: Path, monkeypatch: Any) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    files = Files(str(tmp_path))
+    asyncio.run(LabelLog(files, "rep").append("flights", [label("a", "x", 1, 2), label("b", 0.5)]))
+    path = tmp_path / "labels/flights/day=1970-01-01/rep-1.jsonl"
+    assert str(path) in synced
+    assert {str(path.parent), str(path.parent.parent), str(path.parent.parent.parent)} <= set(synced)
+    assert read_labels(files, "flights").to_pylist() == [
+        {"id": "b", "label": "0.5", "time": None, "arrival": 0},
+        {"id": "a", "label": '"x"', "time": 2, "arrival": 1},
+    ]
+
+
+def test_requests_that_wait_share_a_commit(tmp_path: Path, monkeypatch: Any) -> None:
+    commits: list[int] = []
+    write = LabelLog._write
+
+    def note(self: LabelLog, waiting: Any) -> None:
+        commits.append(len(waiting))
+        write(self, waiting)
+
+    monkeypatch.setattr(LabelLog, "_write", note)
+
+    async def scenario() -> None:
+        log = LabelLog(Files(str(tmp_path)), "rep")
+        first = asyncio.create_task(log.append("flights", [label("first")]))
+        while not commits:
+            await asyncio.sleep(0)
+        await asyncio.gather(first, *(log.append("flights", [label(f"id-{i}")]) for i in range(50)))
+
+    asyncio.run(scenario())
+    assert commits[0] == 1
+    assert sum(commits) == 51
+    assert len(commits) <= 3
+    assert read_labels(Files(str(tmp_path)), "flights").num_rows == 51
+
+
+def test_labels_of_two_days_lie_in_two_files(tmp_path: Path) -> None:
+    files = Files(str(tmp_path))
+    asyncio.run(LabelLog(files, "rep").append("flights", [label("a"), label("b", arrival_us=DAY_US)]))
+    assert list(files.names("labels")) == [
+        "labels/flights/day=1970-01-01/rep-1.jsonl",
+        "labels/flights/day=1970-01-02/rep-1.jsonl",
+    ]
+
+
+def test_failed_commit_acknowledges_nobody_and_leaves_no_torn_line_inside(tmp_path: Path, monkeypatch: Any) -> None:
+    files = Files(str(tmp_path))
+    fsync = os.fsync
+
+    async def scenario() -> None:
+        log = LabelLog(files, "rep")
+        await log.append("flights", [label("a")])
+
+        def fail(descriptor: int) -> None:
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - 3)
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", fail)
+        results = await asyncio.gather(*(log.append("flights", [label(n)]) for n in "bc"), return_exceptions=True)
+        assert [type(result) for result in results] == [StoreError, StoreError]
+        monkeypatch.setattr(os, "fsync", fsync)
+        await log.append("flights", [label("d")])
+
+    asyncio.run(scenario())
+    found = read_labels(files, "flights")["id"].to_pylist()
+    assert found[0] == "a"
+    assert found[-1] == "d"
+    assert "c" not in found, "its line was torn"
+
+
+def test_object_store_takes_an_object_for_each_commit() -> None:
+    files = Files("memory://labels-test")
+
+    async def scenario() -> None:
+        log = LabelLog(files, "rep")
+        await log.append("flights", [label("a")])
+        await log.append("flights", [label("b"), label("c")])
+
+    try:
+        asyncio.run(scenario())
+        assert [name.rpartition("/")[2] for name in files.names("labels")] == ["rep-1.jsonl", "rep-2.jsonl"]
+        assert sorted(read_labels(files, "flights")["id"].to_pylist()) == ["a", "b", "c"]
+    finally:
+        fsspec.filesystem("memory").store.clear()
+
+
+def test_reader_refuses_what_is_no_label(tmp_path: Path) -> None:
+    files = Files(str(tmp_path))
+    files.write("labels/flights/day=1970-01-01/rep-1.jsonl", b'{"id": "a"}\n')
+    with pytest.raises(StoreError, match="no label"):
+        read_labels(files, "flights")
+
+
+def test_no_labels_is_an_empty_table(tmp_path: Path) -> None:
+    assert read_labels(Files(str(tmp_path)), "flights").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("encoder", "right", "wrong"),
+    [
+        (TargetEncoder("late", "binary", (0, 1)), [0, 1, 1.0], ["yes", 2, [1], {}, "", None, 0.5]),
+        (TargetEncoder("late", "binary", ("no", "yes")), ["yes", "no"], ["maybe", 1, True, []]),
+        (TargetEncoder("late", "multiclass", ("a", "b", "c")), ["a", "c"], ["d", 3]),
+        (TargetEncoder("delay", "regression"), [1, -2.5], ["1", True, [1], float("inf")]),
+    ],
+)
+def test_labels_are_of_the_models_task(encoder: TargetEncoder, right: list[Any], wrong: list[Any]) -> None:
+    for value in right:
+        check_label(encoder, value, "labels[0].label")
+    for value in wrong:
+        with pytest.raises(RequestError, match=r"labels\[0\]\.label: expected"):
+            check_label(encoder, value, "labels[0].label")
