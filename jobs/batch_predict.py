@@ -1,7 +1,7 @@
 """Predict a Parquet dataset with Ray Data.
 
-    python jobs/batch_predict.py --config configs/flights.yaml
-    ray job submit --working-dir . -- python jobs/batch_predict.py --config configs/flights.yaml
+python jobs/batch_predict.py --config configs/flights.yaml
+ray job submit --working-dir . -- python jobs/batch_predict.py --config configs/flights.yaml
 """
 
 import sys

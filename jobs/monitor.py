@@ -1,7 +1,7 @@
 """Show what the monitor sees, or acknowledge a contract alarm.
 
-    python jobs/monitor.py --config configs/flights.yaml
-    ray job submit --working-dir . -- python jobs/monitor.py --config configs/flights.yaml
+python jobs/monitor.py --config configs/flights.yaml
+ray job submit --working-dir . -- python jobs/monitor.py --config configs/flights.yaml
 """
 
 import sys

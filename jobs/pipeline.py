@@ -1,7 +1,7 @@
 """Run the whole pipeline: data, tune, train, evaluate, gate, register.
 
-    python jobs/pipeline.py --config configs/flights.yaml
-    ray job submit --working-dir . -- python jobs/pipeline.py --config configs/flights.yaml
+python jobs/pipeline.py --config configs/flights.yaml
+ray job submit --working-dir . -- python jobs/pipeline.py --config configs/flights.yaml
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Retrain now, or run the retraining of a recorded decision (--decision ID).
 
-    python jobs/retrain.py --config configs/flights.yaml
-    ray job submit --working-dir . -- python jobs/retrain.py --config configs/flights.yaml
+python jobs/retrain.py --config configs/flights.yaml
+ray job submit --working-dir . -- python jobs/retrain.py --config configs/flights.yaml
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Put a model behind HTTP, with the routes, rollouts and monitor actors.
 
-    python jobs/serve.py --config configs/flights.yaml
-    ray job submit --working-dir . -- python jobs/serve.py --config configs/flights.yaml
+python jobs/serve.py --config configs/flights.yaml
+ray job submit --working-dir . -- python jobs/serve.py --config configs/flights.yaml
 """
 
 import sys

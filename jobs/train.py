@@ -1,7 +1,7 @@
 """Train and evaluate one model without registering it.
 
-    python jobs/train.py --config configs/flights.yaml
-    ray job submit --working-dir . -- python jobs/train.py --config configs/flights.yaml
+python jobs/train.py --config configs/flights.yaml
+ray job submit --working-dir . -- python jobs/train.py --config configs/flights.yaml
 """
 
 import sys

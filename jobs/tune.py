@@ -1,7 +1,7 @@
 """Search hyperparameters with ASHA and Optuna over the training function.
 
-    python jobs/tune.py --config configs/flights.yaml
-    ray job submit --working-dir . -- python jobs/tune.py --config configs/flights.yaml
+python jobs/tune.py --config configs/flights.yaml
+ray job submit --working-dir . -- python jobs/tune.py --config configs/flights.yaml
 """
 
 import sys

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal
 
-from ray_mlops.config import MonitoringConfig, RetrainingConfig
+from ray_mlops.config import MonitoringConfig, RetrainingConfig, format_duration
 from ray_mlops.ledger import LedgerEvent
 
 Trigger = Literal["inputs", "score", "loss", "schedule", "manual"]
@@ -208,10 +208,11 @@ def _obstacle(
     pause = cool_down(history, monitoring, retraining)
     since_us = signals.watermark_us - history.decisions[-1].as_of_us
     if since_us < _us(pause):
-        return f"cooling down for {pause} since the last retraining, {timedelta(microseconds=since_us)} ago"
+        ago = format_duration(timedelta(microseconds=since_us))
+        return f"cooling down for {format_duration(pause)} since the last retraining, {ago} ago"
     recent = [d for d in history.decisions if signals.watermark_us - d.as_of_us < _us(retraining.budget.per)]
     if len(recent) >= retraining.budget.count:
-        return f"budget of {retraining.budget.count} per {retraining.budget.per} is spent"
+        return f"budget of {retraining.budget.count} per {format_duration(retraining.budget.per)} is spent"
     return None
 
 
