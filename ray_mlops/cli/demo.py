@@ -1,6 +1,8 @@
 """``demo``."""
 
+import os
 import shutil
+from fnmatch import fnmatch
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,11 +13,16 @@ from ray_mlops.cli import EXIT_FAILED
 from ray_mlops.cli.progress import PhasePrinter
 from ray_mlops.cli.session import quiet_libraries
 from ray_mlops.config import DemoConfig, ProjectConfig, load_config, parse_overrides
+from ray_mlops.demo.clock import BUDGET_S, Clock
 from ray_mlops.errors import ConfigError
 from ray_mlops.runtime.cluster import connect, stop_cluster
 
-_STORE_NAMES = {"ledger.db", "mlflow.db", "snapshots", "bundles", "predictions", "tokens.json", "checkpoints"}
-"""A directory with one of these in it is taken for a store."""
+_OF_A_STORE = (
+    *("accounting", "bundles", "checkpoints", "cluster", "cluster.json", "cluster.lock", "labels", "ledger.db*"),
+    *("mlflow", "mlflow.db*", "predictions", "predictions-shadow", "quarantine", "redaction.key", "reports"),
+    *("rollouts", "service.json", "snapshots", "tokens.json"),
+)
+"""Everything that lies in a store; nothing else is deleted."""
 
 
 def demo_config() -> str:
@@ -55,14 +62,27 @@ def demo(
     config = load_config(path or demo_config(), overrides)
     if config.demo is None:
         raise ConfigError("has no 'demo' section", path or "", "see configs/flights.yaml")
+    check_report_path(Path(report))
     if fresh:
         clear_store(config)
     if not _run(config, config.demo, keep, report):
         context.exit(EXIT_FAILED)
 
 
+def check_report_path(path: Path) -> None:
+    """Find out now, not after minutes, that the report cannot be written.
+
+    Raises:
+        ConfigError: It is a directory, or in a directory that is missing or not writable.
+    """
+    directory = path.absolute().parent
+    if path.is_dir() or not directory.is_dir() or not os.access(directory, os.W_OK):
+        problem = "is a directory" if path.is_dir() else f"cannot be written: {directory} is missing or not writable"
+        raise ConfigError(problem, f"--report {path}", "name a file in a directory that you may write to")
+
+
 def clear_store(config: ProjectConfig) -> None:
-    """Stop the store's cluster and empty the store; refuses a directory that is not a store of ours.
+    """Stop the store's cluster and delete what a store consists of; whatever else is in the directory stays.
 
     Raises:
         ConfigError: The store is remote, or the directory holds something else.
@@ -73,25 +93,30 @@ def clear_store(config: ProjectConfig) -> None:
     if not root.exists():
         return
     stop_cluster(config.store)
-    entries = {entry.name for entry in root.iterdir()}
-    if entries and not entries & _STORE_NAMES:
+    entries = list(root.iterdir())
+    ours = [entry for entry in entries if any(fnmatch(entry.name, pattern) for pattern in _OF_A_STORE)]
+    if entries and not ours:
         raise ConfigError(f"{root} is not a store", "store.root", "choose another directory, or --no-fresh")
-    shutil.rmtree(root)
+    for entry in ours:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _run(config: ProjectConfig, demo: DemoConfig, keep: bool, report: str) -> bool:
     console = Console(highlight=False)
     quiet_libraries()
-    with PhasePrinter() as phases:
+    clock = Clock()
+    clock.enter("start")
+    with PhasePrinter(budget=BUDGET_S) as phases:
         phases("start", "cluster")
         with connect(config, keep=keep) as connection:
             from ray_mlops.demo.memory import PeakMemory  # after Ray's environment is set
             from ray_mlops.demo.page import write_page
-            from ray_mlops.demo.run import BUDGET_S, Clock, DemoRun
+            from ray_mlops.demo.run import DemoRun
             from ray_mlops.demo.table import print_outcome, print_times
 
-            clock = Clock({})
-            clock.enter("start")
             with PeakMemory(config.store) as memory:
                 outcome, deployment = DemoRun(config, demo, clock, phases, phases.note).run()
             clock.enter("")
@@ -100,7 +125,7 @@ def _run(config: ProjectConfig, demo: DemoConfig, keep: bool, report: str) -> bo
             urls = deployment.urls()
             kept = keep or not connection.owned
     print_outcome(console, outcome, demo.replay)
-    print_times(console, clock.seconds, BUDGET_S, memory.bytes)
+    print_times(console, clock.seconds, memory.bytes)
     console.print(f"report: {Path(report).resolve()}", soft_wrap=True)
     if kept:
         for name, url in urls.items():

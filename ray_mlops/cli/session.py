@@ -37,5 +37,11 @@ def quiet_libraries() -> None:
     }
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
-    for name in ("optuna", "httpx", "alembic", "ray.serve"):
+    for name in ("httpx", "alembic", "optuna.study.study"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    logging.getLogger("ray.serve").addFilter(_is_warning)  # Serve sets its level and handlers anew when it is imported
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING

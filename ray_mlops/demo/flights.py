@@ -68,7 +68,10 @@ def _all_departures() -> pa.Table:
     planes = planes.rename_columns(["tailnum", "plane_year", "seats", "manufacturer"])
     joined = flights.join(weather, ["origin", "time_hour"], join_type="left outer")
     joined = joined.join(planes, "tailnum", join_type="left outer")
-    return _columns(joined).sort_by([("event_time", "ascending"), ("flight_id", "ascending")]).combine_chunks()
+    table = _columns(joined).sort_by([("event_time", "ascending"), ("flight_id", "ascending")]).combine_chunks()
+    del flights, joined
+    pa.default_memory_pool().release_unused()  # the joins took three times what is kept
+    return table
 
 
 def _columns(rows: pa.Table) -> pa.Table:

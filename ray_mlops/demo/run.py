@@ -4,13 +4,13 @@ Nothing here decides: what is trained, alarmed, promoted or rolled back follows 
 Importing this module imports Ray, so the cluster is joined first (see ``cli.demo``).
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 
 from ray_mlops.config import DemoConfig, ProjectConfig
 from ray_mlops.data.source import source_table
+from ray_mlops.demo.clock import Clock
 from ray_mlops.demo.outcome import Outcome, collect_outcome, measure_months
 from ray_mlops.demo.replay import Replay, ReplayReport, replay_days
 from ray_mlops.demo.sabotage import train_sabotaged
@@ -21,25 +21,6 @@ from ray_mlops.orchestration.fit import OnPhase
 from ray_mlops.orchestration.pipeline import find_bundle, run_pipeline
 from ray_mlops.orchestration.service import ensure_service
 from ray_mlops.serving.client import Client
-
-BUDGET_S = {"start": 25.0, "data, tune, train, gate": 90.0, "replay": 90.0, "retraining": 75.0, "rollouts": 60.0}
-"""Seconds by phase on two cores, installation aside."""
-
-
-@dataclass(slots=True)
-class Clock:
-    """Where the time went, by phase."""
-
-    seconds: dict[str, float]
-    _phase: str = ""
-    _since: float = 0.0
-
-    def enter(self, phase: str) -> None:
-        """End the present phase and begin another; an empty name only ends it."""
-        now = time.monotonic()
-        if self._phase:
-            self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._since
-        self._phase, self._since = phase, now
 
 
 @dataclass(slots=True)
@@ -61,7 +42,7 @@ class DemoRun:
         self.clock.enter("data, tune, train, gate")
 
         def show(phase: str, detail: str = "") -> None:
-            self.say("train", f"{phase} {detail}")
+            self.say("data, tune, train, gate", f"{phase} {detail}")
 
         first = run_pipeline(config, on_phase=show)
         self.note(first.summary())
@@ -103,7 +84,7 @@ class DemoRun:
         self.note(f"{day} an operator trains on flipped labels of {sabotage.column} {sabotage.value}")
 
         def show(phase: str, detail: str = "") -> None:
-            self.say("replay", f"{day}: sabotage, {phase} {detail}")
+            self.say("replay", f"{day}: sabotage, {phase} {detail} ({self.clock})")
 
         report = train_sabotaged(self.config, sabotage, show)
         assert report.version is not None
@@ -140,7 +121,7 @@ class _Watcher:
         self._last = (alarms, flight or "", self._last[2])
         if flight:
             self._clock.enter("retraining")
-            self._say("replay", f"{found['watermark'][:10]}: event time waits for {flight}")
+            self._say("replay", f"{found['watermark'][:10]}: event time waits for {flight} ({self._clock})")
         return found
 
     def rollout(self) -> dict[str, object]:
@@ -155,4 +136,5 @@ class _Watcher:
 
     def on_day(self, day: date, report: ReplayReport) -> None:
         self._day = day.isoformat()
-        self._say("replay", f"{day}: {report.rows} rows in {report.requests} requests, {report.failed} failed")
+        posted = f"{report.rows} rows in {report.requests} requests, {report.failed} failed"
+        self._say("replay", f"{day}: {posted} ({self._clock})")

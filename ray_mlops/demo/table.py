@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ray_mlops.config import ReplayConfig
+from ray_mlops.demo.clock import BUDGET_S, TOTAL_BUDGET_S
 from ray_mlops.demo.outcome import Outcome
 
 
@@ -49,16 +50,16 @@ def summary_lines(outcome: Outcome) -> list[str]:
     ]
 
 
-def print_times(console: Console, seconds: Mapping[str, float], budget: Mapping[str, float], peak_bytes: int) -> None:
+def print_times(console: Console, seconds: Mapping[str, float], peak_bytes: int) -> None:
     """Print where the time went, against the budget."""
     table = Table(title="Time")
     for name in ("phase", "seconds", "budget"):
         table.add_column(name, justify="left" if name == "phase" else "right")
     for phase, spent in seconds.items():
-        table.add_row(phase, f"{spent:.1f}", f"{budget[phase]:.0f}" if phase in budget else "")
-    table.add_row("all", f"{sum(seconds.values()):.1f}", "360")
+        table.add_row(phase, f"{spent:.1f}", f"{BUDGET_S[phase]:.0f}" if phase in BUDGET_S else "")
+    table.add_row("all", f"{sum(seconds.values()):.1f}", f"{TOTAL_BUDGET_S:.0f}")
     console.print(table)
-    console.print(f"peak memory: {peak_bytes / 2**30:.2f} GiB (budget 6)")
+    console.print(f"peak memory: {peak_bytes / 1e9:.2f} GB (budget 6 GB)")
 
 
 def _figure(content: Mapping[str, float | None], name: str) -> str:

@@ -165,8 +165,13 @@ def decide_retrain(
         trigger=trigger,
         champion=signals.champion,
         config_hash=signals.config_hash,
-        reason=f"{trigger}: {'; '.join(signals.alarms) or 'due'}; trained on {basis}",
+        reason=f"{_because(trigger, signals)}; trained on {basis}",
     )
+
+
+def _because(trigger: Trigger, signals: Signals) -> str:
+    words = {"manual": "a person asked for it", "schedule": "the schedule is due"}
+    return words.get(trigger) or f"action-level alarm on {', '.join(signals.alarms)}"
 
 
 def cool_down(history: RetrainHistory, monitoring: MonitoringConfig, retraining: RetrainingConfig) -> timedelta:

@@ -18,6 +18,7 @@ from ray_mlops.errors import DeadlineError, ResourceError, TrainingError
 from ray_mlops.runtime.budget import ResourceBudget
 from ray_mlops.runtime.cluster import available, plan_for_cluster
 from ray_mlops.runtime.files import Files
+from ray_mlops.training.epoch_log import EpochLog
 from ray_mlops.training.loop import EpochRecord
 from ray_mlops.training.result import TrainingResult
 from ray_mlops.training.rows import LabelledRows, PreparedData
@@ -81,7 +82,7 @@ def train_model(
         max(1, int(resources.cpus_per_worker)),
         time_budget_s,
     )
-    log = _EpochLog.remote() if on_epoch is not None else None
+    log = EpochLog.remote() if on_epoch is not None else None
     trainer = _build_trainer(config, job, data.train, resources, run_name, log)
     found = _fit_with_deadline(trainer, _Epochs(log, on_epoch), config.cluster.step_timeout_s, resources)
     if "error" in found:
@@ -102,22 +103,6 @@ def train_model(
         result.resumed_epoch, result.seconds,
     )  # fmt: skip
     return result
-
-
-class _Log:
-    """Epochs on their way from Ray Train's controller to the process that waits for the run."""
-
-    def __init__(self) -> None:
-        self._records: list[dict[str, Any]] = []
-
-    def add(self, record: dict[str, Any]) -> None:
-        self._records.append(record)
-
-    def since(self, position: int) -> list[dict[str, Any]]:
-        return self._records[position:]
-
-
-_EpochLog = ray.remote(num_cpus=0)(_Log)
 
 
 class _TellLog(UserCallback):
