@@ -6,6 +6,7 @@ and the same best one. With several at once they do not: which trials ASHA stops
 depends on which trial reported first.
 """
 
+import json
 import logging
 import math
 import threading
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.fs as pafs
 import ray
 import torch
 from ray import tune
@@ -156,6 +158,9 @@ def _build_tuner(config: ProjectConfig, job: TrialJob, run_name: str, resources:
     held = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), held)
     path = f"{root}/checkpoints/{run_name}"
+    if is_torn(filesystem, path):
+        logger.warning("search begins anew run=%s because=its state was being written when its process died", run_name)
+        filesystem.delete_dir(path)
     if tune.Tuner.can_restore(path, storage_filesystem=filesystem):
         logger.info("search goes on run=%s", run_name)
         return tune.Tuner.restore(path, trainable, storage_filesystem=filesystem)
@@ -193,6 +198,26 @@ def _build_tuner(config: ProjectConfig, job: TrialJob, run_name: str, resources:
             verbose=0,
         ),
     )
+
+
+def is_torn(filesystem: pafs.FileSystem, path: str) -> bool:
+    """Whether a search's state cannot be read: Ray Tune does not write it atomically.
+
+    Args:
+        filesystem: Where the search's directory is.
+        path: The directory; one that is not there is not torn.
+    """
+    found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    states = [file.path for file in found if file.base_name.startswith("experiment_state-")]
+    if not states:
+        return False
+    with filesystem.open_input_stream(max(states)) as stream:
+        content = stream.read()
+    try:
+        json.loads(content)
+    except ValueError:
+        return True
+    return False
 
 
 def _fit_watched(tuner: tune.Tuner, watch: Watch, on_trial: OnTrial | None, timeout_s: float) -> tune.ResultGrid:

@@ -172,14 +172,23 @@ def test_search_repeats_itself_with_one_trial_at_a_time(tmp_path: Path, data: Pr
 
 
 _BREAKS_OFF = """
-import os, pickle, sys
+import os, pickle, sys, threading
 import ray
+from ray.tune.execution.experiment_state import _ExperimentCheckpointManager as Manager
 from ray_mlops.training import tune
 
 tune._POLL_S = 0.01
+writing, write = threading.Lock(), Manager.sync_up_experiment_state
+
+def write_undisturbed(*arguments, **options):
+    with writing:
+        return write(*arguments, **options)
+
+Manager.sync_up_experiment_state = write_undisturbed
 
 def die(trial):
     if trial.number == 1:
+        writing.acquire()  # what is torn when it dies while it writes is another test's matter
         os._exit(7)
 
 if __name__ == "__main__":
@@ -206,6 +215,16 @@ def test_search_whose_process_died_is_finished_by_another(tmp_path: Path, data: 
     assert len(result.trials) == 10
     assert 1 <= len(told) < 10
     assert result.best_loss == min(trial.loss for trial in result.trials)
+
+
+def test_search_whose_state_is_torn_begins_anew(tmp_path: Path, data: PreparedData) -> None:
+    config = with_overrides(make_config(tmp_path), {"tune.num_trials": 2})
+    first = search(config, data, run_name="torn", resources=ONE)
+    (state,) = (tmp_path / "checkpoints" / "torn").glob("experiment_state-*.json")
+    state.write_bytes(state.read_bytes()[:100])
+    told: list[TrialRecord] = []
+    assert search(config, data, run_name="torn", on_trial=told.append, resources=ONE).trials == first.trials
+    assert tuple(told) == first.trials
 
 
 def test_search_whose_listener_fails_stops_and_says_so(tmp_path: Path, data: PreparedData) -> None:
