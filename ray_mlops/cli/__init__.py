@@ -7,14 +7,19 @@ Ray is imported.
 import importlib
 import json
 import logging
+import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from ray_mlops.errors import ConfigError, GateRefusedError, RayMLOpsError
+from ray_mlops.errors import ConfigError, GateRefusedError, RayMLOpsError, StoreError
 
+logger = logging.getLogger(__name__)
+
+_OS_REMEDY = "check permissions and free space ('ray-mlops doctor'); -vv shows where it happened"
 EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 1, 2, 3
 
 _COMMANDS: dict[str, tuple[str, str]] = {
@@ -82,10 +87,11 @@ def cli(verbose: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 usage, 3 gate refused."""
+    if os.getcwd() not in sys.path:  # as `python -m` has it: models and functions that a configuration names lie here
+        sys.path.insert(0, os.getcwd())
     try:
-        cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        code = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
+        sys.exit(code or 0)  # context.exit(3) comes back as a value here, not as an exception
     except click.ClickException as error:
         error.show()
         sys.exit(EXIT_USAGE)
@@ -98,14 +104,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(error, EXIT_REFUSED)
     except RayMLOpsError as error:
         fail(error, EXIT_FAILED)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does; Python must not flush into it again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
+    except OSError as error:  # a full disk, a missing permission: names the file; the rest of the trace helps nobody
+        logger.debug("failed with an error of the operating system", exc_info=True)
+        fail(StoreError(error.strerror or str(error), str(error.filename or ""), _OS_REMEDY), EXIT_FAILED)
 
 
 def fail(error: RayMLOpsError, code: int) -> None:
-    """Print an error in one line and leave."""
-    click.echo(f"error: {error}", err=True)
+    """Print an error in one line and leave; one that came through Ray without the traceback that Ray adds."""
+    cause = getattr(error, "cause", None)
+    error = cause if isinstance(cause, RayMLOpsError) else error
+    click.echo(f"error: {' '.join(str(error).split())}", err=True)
     sys.exit(code)
 
 
 def print_json(content: Any) -> None:
-    """Print a document for machines."""
-    click.echo(json.dumps(content, indent=2, default=str, sort_keys=False))
+    """Print a document for machines; numbers that JSON has not, such as NaN, are null."""
+    click.echo(json.dumps(_finite(content), indent=2, default=str, sort_keys=False))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

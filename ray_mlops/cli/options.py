@@ -1,6 +1,6 @@
 """Options that most commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,33 +19,37 @@ def config_option(function: F) -> F:
     """``--config`` and ``--set``; the command gets ``config: ProjectConfig``."""
 
     def load(context: click.Context, parameter: click.Parameter, path: str | None) -> ProjectConfig:
-        assignments = context.meta.get(_ASSIGNMENTS, ())
-        found = path or DEFAULT_CONFIG
-        if path is None and not Path(DEFAULT_CONFIG).exists():
-            remedy = "give --config FILE, or make one with 'ray-mlops init DATA --target COLUMN'"
-            raise ConfigError(f"no configuration: there is no {DEFAULT_CONFIG} here", "--config", remedy)
-        return load_config(found, parse_overrides(assignments))
+        return find_config(path, context.meta.get(_ASSIGNMENTS, ()))
 
-    config = click.option(
-        "-c",
-        "--config",
-        "config",
-        envvar="RAY_MLOPS_CONFIG",
-        callback=load,
-        metavar="FILE",
-        help=f"Configuration file [default: {DEFAULT_CONFIG}; or RAY_MLOPS_CONFIG].",
-    )
-    assignments = click.option(
-        "--set",
-        "assignments",
-        multiple=True,
-        metavar="KEY=VALUE",
-        is_eager=True,
-        expose_value=False,
-        callback=_remember,
-        help="Replace one value, by dotted path: --set training.epochs=3 (repeatable).",
-    )
-    return config(assignments(function))
+    config = _config_flag("config", callback=load)
+    return config(_set_flag(is_eager=True, expose_value=False, callback=_remember)(function))
+
+
+def unread_config_option(function: F) -> F:
+    """``--config`` and ``--set``, not read yet; the command gets ``path`` and ``assignments``."""
+    return _config_flag("path")(_set_flag()(function))
+
+
+def find_config(path: str | None, assignments: Sequence[str]) -> ProjectConfig:
+    """The configuration that ``--config`` and ``--set`` name.
+
+    Raises:
+        ConfigError: There is none, or it is wrong.
+    """
+    if path is None and not Path(DEFAULT_CONFIG).exists():
+        remedy = "give --config FILE, or make one with 'ray-mlops init DATA --target COLUMN'"
+        raise ConfigError(f"no configuration: there is no {DEFAULT_CONFIG} here", "--config", remedy)
+    return load_config(path or DEFAULT_CONFIG, parse_overrides(assignments))
+
+
+def _config_flag(name: str, **more: Any) -> Callable[[F], F]:
+    text = f"Configuration file [default: {DEFAULT_CONFIG}; or RAY_MLOPS_CONFIG]."
+    return click.option("-c", "--config", name, envvar="RAY_MLOPS_CONFIG", metavar="FILE", help=text, **more)
+
+
+def _set_flag(**more: Any) -> Callable[[F], F]:
+    text = "Replace one value, by dotted path: --set training.epochs=3 (repeatable)."
+    return click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=text, **more)
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ray_mlops.cli import EXIT_REFUSED, print_json
-from ray_mlops.cli.options import DEFAULT_CONFIG, config_option, json_option
+from ray_mlops.cli.options import config_option, find_config, json_option, unread_config_option
 from ray_mlops.cli.progress import PhasePrinter
 from ray_mlops.cli.session import quiet_libraries, session
-from ray_mlops.config import ClusterConfig, ProjectConfig, load_config, parse_overrides
+from ray_mlops.config import ClusterConfig, ProjectConfig
 from ray_mlops.runtime.cluster import connect
 from ray_mlops.runtime.jobs import store_of_job
 
@@ -107,8 +107,7 @@ def register(context: click.Context, config: ProjectConfig, path: str, as_json: 
 
 
 @click.command()
-@click.option("-c", "--config", "path", envvar="RAY_MLOPS_CONFIG", help="Configuration file (not with --decision).")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace one value, by dotted path.")
+@unread_config_option
 @click.option("--decision", help="Run the retraining of this recorded decision (what the monitor submits).")
 @click.option("--reason", default="asked for by hand", show_default=True, help="Kept in the ledger.")
 @json_option
@@ -134,7 +133,7 @@ def retrain(
         else:
             click.echo(report.summary())  # a refused candidate is a result of a retraining, not its failure
         return
-    config = load_config(path or DEFAULT_CONFIG, parse_overrides(assignments))
+    config = find_config(path, assignments)
     with session(config, start="never"):
         from ray_mlops.orchestration.retrain import request_retraining  # after Ray's environment is set
 

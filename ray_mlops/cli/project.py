@@ -1,5 +1,6 @@
 """``init``, ``validate``, ``config``: the configuration file."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -8,7 +9,8 @@ import yaml
 from ray_mlops.cli import print_json
 from ray_mlops.cli.options import DEFAULT_CONFIG, config_option, json_option
 from ray_mlops.config import ProjectConfig, json_schema
-from ray_mlops.errors import ConfigError
+from ray_mlops.errors import ConfigError, StoreError
+from ray_mlops.runtime.files import write_atomically
 
 
 @click.command()
@@ -28,13 +30,22 @@ def init(
     """
     from ray_mlops.orchestration.start import propose_config  # after parsing: reads the data
 
+    if Path(output).is_dir():
+        raise ConfigError("is a directory", output, "give the name of a file with -o")
     if Path(output).exists() and not force:
         raise ConfigError("exists already", output, "give --force to overwrite it, or -o for another name")
-    content = propose_config(data, target=target, task=task, event_time=event_time, name=name)
-    Path(output).write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    features = content["data"].get("features", [])
-    click.echo(f"wrote {output}: {content['data']['task']} model {content['name']!r} with {len(features)} features")
-    click.echo("next: ray-mlops validate --data, ray-mlops run, ray-mlops serve")
+    proposal = propose_config(data, target=target, task=task, event_time=event_time, name=name)
+    text = yaml.safe_dump(proposal.content, sort_keys=False, allow_unicode=True)
+    try:
+        write_atomically(Path(output), text.encode())
+    except OSError as error:
+        raise StoreError(f"cannot be written: {error.strerror}", output, "give another place with -o") from error
+    rows = proposal.content["data"]
+    click.echo(f"wrote {output}: {rows['task']} model {proposal.content['name']!r}, {len(rows['features'])} features")
+    for note in proposal.notes:
+        click.echo(f"  {note}")
+    option = "" if output == DEFAULT_CONFIG else f" -c {shlex.quote(output)}"
+    click.echo(f"next: ray-mlops validate --data{option}, ray-mlops run{option}, ray-mlops serve{option}")
 
 
 @click.command()
@@ -44,7 +55,10 @@ def init(
 def validate(config: ProjectConfig, with_data: bool, as_json: bool) -> None:
     """Check a configuration and, with --data, the rows behind it."""
     if not with_data:
-        click.echo(f"ok: model {config.name!r}, {config.data.task} of {config.data.target!r}")
+        if as_json:
+            print_json({"name": config.name, "task": config.data.task, "target": config.data.target})
+        else:
+            click.echo(f"ok: model {config.name!r}, {config.data.task} of {config.data.target!r}")
         return
     from ray_mlops.orchestration.start import check_data  # after parsing: reads the data
 

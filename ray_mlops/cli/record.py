@@ -3,7 +3,6 @@
 import getpass
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
@@ -11,9 +10,10 @@ from ray_mlops.cli import EXIT_FAILED, print_json
 from ray_mlops.cli.options import config_option, json_option
 from ray_mlops.cli.progress import PhasePrinter
 from ray_mlops.cli.session import session
+from ray_mlops.cli.text_files import read_text
 from ray_mlops.config import ProjectConfig
-from ray_mlops.errors import RequestError
-from ray_mlops.ledger import Ledger
+from ray_mlops.errors import ConfigError
+from ray_mlops.ledger import Ledger, registered_versions
 from ray_mlops.runtime.files import Files
 
 
@@ -60,11 +60,15 @@ def ledger_verify(context: click.Context, config: ProjectConfig) -> None:
 def reproduce(context: click.Context, config: ProjectConfig, version: str) -> None:
     """Train VERSION again from its recorded snapshot, configuration and seed, and compare the hashes."""
     with session(config), PhasePrinter() as phases:
-        from ray_mlops.orchestration.pipeline import reproduce_version  # after Ray's environment is set
+        from ray_mlops.orchestration.fit import code_version  # after Ray's environment is set
+        from ray_mlops.orchestration.pipeline import reproduce_version
 
         recorded, made = reproduce_version(config, version, on_phase=phases)
     click.echo(f"recorded {recorded}\nmade     {made}\n{'equal' if recorded == made else 'DIFFERENT'}")
     if recorded != made:
+        then, now = registered_versions(Ledger.open(config.store), config.name)[version]["code"], code_version()
+        if then != now:
+            click.echo(f"the code is another: {then} then, {now} now; a bundle names its code, so its hash must differ")
         context.exit(EXIT_FAILED)
 
 
@@ -87,10 +91,10 @@ def forget(config: ProjectConfig, ids: str) -> None:
     """Delete the logged rows and labels of prediction ids."""
     from ray_mlops.orchestration.housekeeping import forget as forget_ids  # after parsing
 
-    text = Path(ids[1:]).read_text(encoding="utf-8").replace("\n", ",") if ids.startswith("@") else ids
-    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    parts = read_text(ids[1:]).splitlines() if ids.startswith("@") else ids.split(",")
+    wanted = [part.strip() for part in parts if part.strip()]
     if not wanted:
-        raise RequestError("no ids were given", "--ids", "--ids a,b or --ids @file")
+        raise ConfigError("no ids were given", "--ids", "give --ids a,b or --ids @FILE")
     files = Files(config.store.root_uri)
     report = forget_ids(config.name, wanted, files, Ledger.open(config.store), by=getpass.getuser())
     print_json(asdict(report))

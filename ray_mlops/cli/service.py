@@ -1,20 +1,18 @@
 """``serve``, ``undeploy``, ``predict``, ``status``, ``rollout``, ``monitor``, ``explain``, ``replay``, ``labels``."""
 
 import getpass
-import json
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ray_mlops.cli import print_json
-from ray_mlops.cli.options import config_option, json_option
+from ray_mlops.cli.options import config_option, find_config, json_option, unread_config_option
 from ray_mlops.cli.progress import PhasePrinter
 from ray_mlops.cli.session import session
+from ray_mlops.cli.text_files import read_json_lines
 from ray_mlops.config import ProjectConfig
-from ray_mlops.errors import ConfigError, RequestError
+from ray_mlops.errors import ConfigError
 from ray_mlops.serving.client import Client
 
 
@@ -62,11 +60,7 @@ def undeploy(config: ProjectConfig, model: str | None) -> None:
 @click.option("--routing-key", help="Keep this caller on one arm.")
 def predict(config: ProjectConfig, rows: str, routing_key: str | None) -> None:
     """Ask the running service for predictions of ROWS: JSON lines in a file, or '-' for standard input."""
-    text = sys.stdin.read() if rows == "-" else Path(rows).read_text(encoding="utf-8")
-    try:
-        instances = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise RequestError(f"is not JSON lines: {error}", rows) from error
+    instances = read_json_lines(rows)
     with _client(config) as client:
         print_json(client.predict(instances, routing_key=routing_key))
 
@@ -76,12 +70,13 @@ def predict(config: ProjectConfig, rows: str, routing_key: str | None) -> None:
 @click.argument("source")
 @click.argument("output")
 @click.option("--version", default="champion", show_default=True, help="A version or an alias.")
-def batch_predict(config: ProjectConfig, source: str, output: str, version: str) -> None:
+@click.option("--force", is_flag=True, help="Replace predictions that lie in OUTPUT already.")
+def batch_predict(config: ProjectConfig, source: str, output: str, version: str, force: bool) -> None:
     """Predict the rows of SOURCE (Parquet, CSV or JSON lines; path or URI) into Parquet files in OUTPUT."""
     with session(config), PhasePrinter() as phases:
         from ray_mlops.orchestration.batch import predict_dataset  # after Ray's environment is set
 
-        rows = predict_dataset(config, source, output, version, on_phase=phases)
+        rows = predict_dataset(config, source, output, version, replace=force, on_phase=phases)
     click.echo(f"wrote {rows} predictions to {output}")
 
 
@@ -161,31 +156,34 @@ _command("rollback", "Take all traffic back to the champion, or to the one befor
 
 @rollout.command("plan")
 @config_option
-@click.option("--requests-per-day", type=float, required=True, help="Traffic of the model.")
-@click.option("--labels-per-day", type=float, required=True, help="Labels that come back.")
-@click.option("--error-rate", type=float, default=0.0, show_default=True, help="Share of failed requests.")
+@click.option("--requests-per-day", type=click.FloatRange(min=0), required=True, help="Traffic of the model.")
+@click.option("--labels-per-day", type=click.FloatRange(min=0), required=True, help="Labels that come back.")
+@click.option(
+    "--error-rate", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of failed requests."
+)
 def rollout_plan(config: ProjectConfig, requests_per_day: float, labels_per_day: float, error_rate: float) -> None:
     """Say beforehand how many requests, labels and days each step needs."""
-    from ray_mlops.serving.plan import plan_rollout  # after parsing
+    from ray_mlops.orchestration.status import plan_lines  # after parsing
+    from ray_mlops.serving.plan import plan_rollout
 
-    for step in plan_rollout(
+    steps = plan_rollout(
         config.rollout, requests_per_day=requests_per_day, labels_per_day=labels_per_day, error_rate=error_rate
-    ):
-        click.echo(str(step))
+    )
+    click.echo("\n".join(plan_lines(steps)))
 
 
 @click.group(invoke_without_command=True)
-@config_option
+@unread_config_option
 @json_option
 @click.pass_context
-def monitor(context: click.Context, config: ProjectConfig, as_json: bool) -> None:
+def monitor(context: click.Context, path: str | None, assignments: tuple[str, ...], as_json: bool) -> None:
     """Show what the monitor sees, or acknowledge a contract alarm."""
-    context.obj = config
+    context.obj = (path, assignments)
     if context.invoked_subcommand is not None:
         return
     from ray_mlops.orchestration.status import monitor_lines  # after parsing
 
-    with _client(config) as client:
+    with _client(find_config(path, assignments)) as client:
         found = client.monitoring()
     if as_json:
         print_json(found)
@@ -194,10 +192,14 @@ def monitor(context: click.Context, config: ProjectConfig, as_json: bool) -> Non
 
 
 @monitor.command("ack")
+@unread_config_option
 @click.argument("alarm")
 @click.pass_obj
-def monitor_ack(config: ProjectConfig, alarm: str) -> None:
+def monitor_ack(
+    given: tuple[str | None, tuple[str, ...]], path: str | None, assignments: tuple[str, ...], alarm: str
+) -> None:
     """Say that contract ALARM is understood, so that it no longer blocks retraining."""
+    config = find_config(path or given[0], (*given[1], *assignments))
     with session(config, start="never"):
         from ray_mlops.orchestration.retrain import acknowledge  # after Ray's environment is set
 

@@ -37,9 +37,11 @@ def quiet_libraries() -> None:
     }
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
-    for name in ("httpx", "alembic", "optuna.study.study"):
+    for name in ("httpx", "alembic", "optuna.study.study", "optuna.storages._in_memory"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    for name in ("ray.data._internal.execution.streaming_executor_state", "ray.data.exceptions"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they announce errors that are raised anyway
     logging.getLogger("ray.serve").addFilter(_is_warning)  # Serve sets its level and handlers anew when it is imported
 
 

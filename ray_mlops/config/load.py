@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from ray_mlops.config.project import ProjectConfig
 from ray_mlops.errors import ConfigError
+
+_SUBJECT = re.compile(r"^(Input|String|List|Tuple|Dictionary) should ")
+"""How a message of pydantic begins; the place is named instead."""
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> ProjectConfig:
@@ -31,21 +35,19 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         raise ConfigError("no such file", str(path), "create one with 'ray-mlops init DATA --target COLUMN'") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", str(path)) from error
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"is not valid YAML: {error}", str(path)) from error
+    content = _read_yaml(text, str(path))
     if not isinstance(content, dict):
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise ConfigError(f"expected a mapping of sections, got {found}", str(path))
-    return build_config(content, overrides or {}, origin=str(path))
+    config = build_config(content, overrides or {}, origin=str(path))
+    return config.model_copy(update={"store": config.store.anchored()})
 
 
 def build_config(content: Mapping[str, Any], overrides: Mapping[str, Any], origin: str = "") -> ProjectConfig:
     """Validate a configuration given as a mapping; see ``load_config``."""
-    merged = json.loads(json.dumps(content, default=str))
+    merged = _plain(content, origin)
     for dotted, value in overrides.items():
-        _put(merged, dotted, value)
+        _put(merged, dotted, _plain(value, dotted))
     version = merged.get("schema_version", 1)
     if isinstance(version, int) and version > 1:
         raise ConfigError(f"is {version}, this release reads 1", _place(origin, "schema_version"), "upgrade ray-mlops")
@@ -80,10 +82,7 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
         key, separator, value = assignment.partition("=")
         if not separator or not key.strip():
             raise ConfigError(f"expected KEY=VALUE, got {assignment!r}", "--set")
-        try:
-            parsed[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"value is not valid YAML: {error}", f"--set {key.strip()}") from error
+        parsed[key.strip()] = _read_yaml(value, f"--set {key.strip()}")
     return parsed
 
 
@@ -98,17 +97,63 @@ def json_schema() -> dict[str, Any]:
     return ProjectConfig.model_json_schema()
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping: YAML keeps the last one and forgets the first silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is not None and key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(text: str, where: str) -> Any:
+    """Read YAML, with an error of one line."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        raise ConfigError(f"is not valid YAML: {place}{error.problem or error.context}", where) from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, such as 2024-13-45
+        raise ConfigError(f"is not valid YAML: {' '.join(str(error).split())}", where) from error
+    except RecursionError:
+        raise ConfigError("is not valid YAML: nested too deeply", where) from None
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A copy as plain JSON values; dates become text."""
+    try:
+        return json.loads(json.dumps(value, default=str))
+    except (ValueError, TypeError, RecursionError) as error:  # an alias that holds itself; a key that is no scalar
+        raise ConfigError(f"cannot be written as JSON: {error}", where, "use plain mappings and lists") from error
+
+
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    node = tree
+    """Set a value by dotted path; items of a list go by their index (``data.features.0.scale``)."""
+    node: Any = tree
     *parents, leaf = dotted.split(".")
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if child is None:
-            child = node[parent] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"{parent!r} is not a section", dotted)
+    for position, parent in enumerate(parents):
+        if isinstance(node, list):
+            child = node[_index(node, parent, dotted)]
+        else:
+            child = node.get(parent)
+            if child is None:
+                child = node[parent] = {}
+        if not isinstance(child, dict | list):
+            name = ".".join(parents[: position + 1])
+            raise ConfigError(f"{name!r} is {child!r}, which has no {leaf!r} in it", dotted, "set it as a whole")
         node = child
-    node[leaf] = value
+    node[_index(node, leaf, dotted) if isinstance(node, list) else leaf] = value
+
+
+def _index(items: list[Any], part: str, dotted: str) -> int:
+    if not part.isdecimal() or int(part) >= len(items):
+        raise ConfigError(f"expected an index below {len(items)}, got {part!r}", dotted, "or set the list as a whole")
+    return int(part)
 
 
 def _place(origin: str, dotted: str) -> str:
@@ -128,10 +173,11 @@ def _explain(error: ValidationError, origin: str) -> ConfigError:
         return ConfigError(f"unknown key {key!r}{more}", _place(origin, dotted), remedy)
     if first["type"] == "missing":
         return ConfigError(f"is required{more}", _place(origin, dotted), "see 'ray-mlops config schema'")
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-    expected = message if first["type"] == "value_error" else f"should be {message}{got}"
-    return ConfigError(f"{expected}{more}", _place(origin, dotted), "see 'ray-mlops config schema'")
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] == "value_error" or isinstance(first["input"], dict) else f", got {first['input']!r}"
+    expected = "should be a section: a mapping of keys" if first["type"] == "model_type" else message
+    expected = _SUBJECT.sub("should ", expected)
+    return ConfigError(f"{expected}{got}{more}", _place(origin, dotted), "see 'ray-mlops config schema'")
 
 
 def _fields_at(location: tuple[int | str, ...]) -> set[str]:

@@ -12,9 +12,11 @@ _DOTTED_PATH = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, no unknown keys, a docstring on each field."""
+    """A part of the configuration: frozen, no unknown keys, finite numbers, a docstring on each field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 def parse_duration(value: Any) -> Any:
@@ -29,7 +31,10 @@ def parse_duration(value: Any) -> Any:
     match = _DURATION.match(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"expected a duration like '30s', '2h' or '7d', got {value!r}")
-    return timedelta(seconds=float(match[1]) * _UNIT_S[match[2]])
+    try:
+        return timedelta(seconds=float(match[1]) * _UNIT_S[match[2]])
+    except OverflowError:
+        raise ValueError(f"expected at most {timedelta.max.days}d, got {value!r}") from None
 
 
 def format_duration(value: timedelta) -> str:

@@ -8,6 +8,19 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from ray_mlops.config.section import Duration, Section
 
 
+def base_directory(here: Path) -> Path:
+    """Where a relative root begins: here, except in a Ray job whose working directory was uploaded.
+
+    Ray deletes that directory some time after the job, and a store must not go with it: there it begins at home.
+
+    Example:
+        >>> base_directory(Path("/srv/project"))
+        PosixPath('/srv/project')
+    """
+    uploaded = {"runtime_resources", "working_dir_files"} <= set(here.parts)
+    return Path.home() if uploaded else here
+
+
 class RetentionConfig(Section):
     """How long ``ray-mlops gc`` keeps what nobody refers to any more."""
 
@@ -23,7 +36,8 @@ class StoreConfig(Section):
     """One place for files, one database for decisions."""
 
     root: str = "./.ray_mlops"
-    """A directory or an fsspec URI: snapshots, bundles, predictions, labels, checkpoints, reports."""
+    """A directory or an fsspec URI: snapshots, bundles, predictions, labels, checkpoints, reports. A relative one
+    begins at the working directory; in a Ray job with an uploaded working directory, which Ray deletes, at home."""
     database: str | None = None
     """SQLAlchemy URL of the ledger; None means ``sqlite:///<root>/ledger.db``."""
     mlflow_tracking_uri: str | None = None
@@ -40,7 +54,12 @@ class StoreConfig(Section):
     @property
     def local_root(self) -> Path:
         """The root as an absolute path; for a remote store, the local working directory beside it."""
-        return Path(self.root.removeprefix("file://") if self.is_local else "./.ray_mlops").absolute()
+        root = Path(self.root.removeprefix("file://") if self.is_local else ".ray_mlops")
+        return base_directory(Path.cwd()) / root.expanduser()
+
+    def anchored(self) -> "StoreConfig":
+        """The same store with an absolute root: other processes have working directories of their own."""
+        return self.model_copy(update={"root": str(self.local_root)}) if self.is_local else self
 
     @property
     def root_uri(self) -> str:

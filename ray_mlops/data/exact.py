@@ -61,9 +61,15 @@ def sum_to_float(total: int) -> float:
 
 
 def mean_and_deviation(total: int, squares: int, count: int) -> tuple[float, float]:
-    """Mean and standard deviation (divisor n) from exact sums; NaN without rows."""
+    """Mean and standard deviation (divisor n) from exact sums; NaN without rows.
+
+    Example:
+        >>> values = np.array([1e300, 3e300])  # beyond what squares hold: no deviation, but a mean
+        >>> mean_and_deviation(exact_sum(values), exact_sum_of_squares(values), 2)
+        (2e+300, 0.0)
+    """
     if not count:
         return nan, nan
     mean = Fraction(total, _UNIT * count)
     variance = Fraction(squares, _UNIT * count) - mean * mean
-    return float(mean), sqrt(max(float(variance), 0.0))
+    return float(mean), sqrt(float(max(variance, Fraction())))

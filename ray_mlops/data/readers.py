@@ -8,6 +8,9 @@
 """
 
 import logging
+import lzma
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 _ENDINGS = {"parquet": "parquet", "pq": "parquet", "csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl"}
 _COMPRESSIONS = {"gz", "bz2", "zst", "zip", "xz"}
+_DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+"""What reading a damaged compressed file raises."""
+_JSON_BLOCK_BYTES = 1 << 24
+"""No row of JSON lines may be longer."""
 _MAGIC = frozenset("*?[")
 
 
@@ -60,6 +67,8 @@ def list_files(source: SourceConfig) -> list[tuple[str, str]]:
     """
     paths = [source.path] if isinstance(source.path, str) else list(source.path or [])
     found: dict[str, str] = {}
+    if not paths or not all(path.strip() for path in paths):  # an empty one would be the working directory
+        raise SourceError("no path is given", "data.source.path", "name a file, a directory or a URI")
     for path in paths:
         matched = _expand(path)
         if not matched:
@@ -114,9 +123,11 @@ def read_file(
             table = _read_stream(stream, format, schema, columns, event_time, row_groups)
     except FileNotFoundError:
         raise SourceError("no such file", uri) from None
-    except (OSError, pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowKeyError, pa.ArrowNotImplementedError) as error:
+    except (OSError, pa.ArrowException, *_DAMAGED) as error:
         remedy = "is the file whole, and of this format?"
         raise SourceError(f"cannot be read as {format}: {error}", uri, remedy) from error
+    check_names(table.column_names, uri)
+    _check_text(table, format, uri)
     table = normalise_event_time(table.replace_schema_metadata(None), event_time, uri)
     return table if schema is None else conform(table, schema, columns, uri)
 
@@ -183,6 +194,27 @@ def unify(schemas: Mapping[str, pa.Schema], format: str) -> pa.Schema:
     return pa.schema(list(fields.items()))
 
 
+def usual_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema with types that Arrow's kernels know instead of rare ones: text views, half floats, short decimals.
+
+    Example:
+        >>> usual_schema(pa.schema([("x", pa.float16()), ("c", pa.string_view())])).types
+        [DataType(float), DataType(string)]
+    """
+    return pa.schema([pa.field(field.name, _usual_type(field.type)) for field in schema])
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """See that no two columns have one name.
+
+    Raises:
+        SourceError: Two have; names them.
+    """
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise SourceError(f"several columns have the name {repeated[0]!r}", where, "give each a name of its own")
+
+
 def check_columns(names: Iterable[str], wanted: Sequence[str | None], where: str) -> None:
     """See that the columns which the configuration names are there.
 
@@ -210,13 +242,38 @@ def _read_stream(
     types = {field.name: field.type for field in schema or [] if field.name != event_time}
     if format == "jsonl":
         explicit = pa.schema(list(types.items())) if types else None
-        table = pajson.read_json(stream, parse_options=pajson.ParseOptions(explicit_schema=explicit))
+        blocks = pajson.ReadOptions(block_size=_JSON_BLOCK_BYTES)
+        table = pajson.read_json(stream, blocks, pajson.ParseOptions(explicit_schema=explicit))
         return table if columns is None else table.select([name for name in columns if name in table.column_names])
     if event_time is not None:
         types[event_time] = pa.string()
     convert = pacsv.ConvertOptions(column_types=types, strings_can_be_null=True)
     table = pacsv.read_csv(stream, convert_options=convert)
     return table if columns is None else table.select([name for name in columns if name in table.column_names])
+
+
+def _usual_type(kind: pa.DataType) -> pa.DataType:
+    if pat.is_string_view(kind):
+        return pa.string()
+    if pat.is_float16(kind):
+        return pa.float32()
+    if pat.is_decimal32(kind) or pat.is_decimal64(kind):
+        return pa.decimal128(kind.precision, kind.scale)
+    return kind
+
+
+def _check_text(table: pa.Table, format: str, uri: str) -> None:
+    """See that text is UTF-8: of CSV Arrow makes binary columns otherwise, elsewhere it does not look."""
+    for name in table.column_names:
+        column = table[name]
+        try:
+            if format == "csv" and pat.is_binary(column.type):
+                raise pa.ArrowInvalid("Invalid UTF8")
+            if is_text(column.type):
+                column.validate(full=True)
+        except pa.ArrowInvalid:
+            problem = f"the text of column {name!r} is not UTF-8"
+            raise SourceError(problem, uri, "convert the file, or leave the column out of it") from None
 
 
 def _expand(path: str) -> dict[str, str]:

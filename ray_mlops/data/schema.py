@@ -214,7 +214,7 @@ def _report(
     ratios = {name: count / rows for name, count in null_counts.items()} if rows else {}
     ordered = dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])))
     report = ContractReport(rows, good, rows - good, ordered, tuple(found), ratios, newest, place)
-    level = logging.WARNING if found or rows > good else logging.INFO
+    level = logging.WARNING if rows > good and not found else logging.INFO  # breaches are raised by the caller
     logger.log(level, "checked contract rows=%d bad=%d reasons=%s breaches=%s", rows, rows - good, ordered, found)
     return report
 

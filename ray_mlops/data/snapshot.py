@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from ray_mlops.config import DataConfig
+from ray_mlops.config import DataConfig, SourceConfig
+from ray_mlops.config.store import base_directory
 from ray_mlops.data.hashing import hash_rows
 from ray_mlops.data.manifest import Snapshot, content_digest, is_intact, load_snapshot, save_snapshot, verified_files
 from ray_mlops.data.readers import conform, normalise_event_time, read_file
@@ -55,13 +56,14 @@ def create_snapshot(
         SourceError: The source is missing, empty or unreadable.
     """
     source = data.source
-    if table is None and source.function is None:
+    if table is None and source.function is None and not _is_passing(source):
         found = describe_files(source, event_time=data.event_time, hashed=True)
         snapshot = _in_place(found, data, origin or {"kind": "files", "path": source.path}, tuple(parents))
         return save_snapshot(snapshot, files)
     if table is None:
         tables: Iterable[pa.Table] = source_tables(source, event_time=data.event_time)
-        origin = origin or {"kind": "function", "function": source.function, "arguments": source.arguments}
+        kind = {"kind": "function", "function": source.function, "arguments": source.arguments}
+        origin = origin or (kind if source.function is not None else {"kind": "files", "path": source.path})
     else:
         tables = [normalise_event_time(table.replace_schema_metadata(None), data.event_time, "table")]
     return _copied(tables, data, files, origin or {"kind": "table"}, tuple(parents))
@@ -135,6 +137,13 @@ def _columns_to_read(snapshot: Snapshot, columns: list[str] | None) -> list[str]
     if columns is None or snapshot.time_range is None or snapshot.event_time in columns:
         return columns
     return [*columns, str(snapshot.event_time)]
+
+
+def _is_passing(source: SourceConfig) -> bool:
+    """Whether files were uploaded with a job's working directory, which Ray deletes: they are copied, then."""
+    here = Path.cwd()
+    paths = [source.path] if isinstance(source.path, str) else source.path or []
+    return base_directory(here) != here and any("://" not in p and (here / p).is_relative_to(here) for p in paths)
 
 
 def _in_place(

@@ -9,9 +9,9 @@ import ray.data
 from ray_mlops.config import SourceConfig
 from ray_mlops.data.distributed import read_dataset
 from ray_mlops.data.functions import find_function
-from ray_mlops.data.readers import check_columns, normalise_event_time, read_file
+from ray_mlops.data.readers import check_columns, check_names, normalise_event_time, read_file, usual_schema
 from ray_mlops.data.source_files import FileRecord, SourceDescription, describe_files
-from ray_mlops.errors import FeatureError, SourceError
+from ray_mlops.errors import FeatureError, RayMLOpsError, SourceError
 
 READ_ROWS = 250_000
 """A read task of Parquet takes row groups of about this many rows."""
@@ -97,13 +97,26 @@ def _function_tables(source: SourceConfig, event_time: str | None) -> Iterator[p
         function: Any = find_function(source.function, where)
     except FeatureError as error:
         raise SourceError(error.problem, where, error.remedy) from error
-    result = function(**source.arguments)
     rows = 0
-    for table in [result] if isinstance(result, pa.Table) else result:
-        if not isinstance(table, pa.Table):
-            raise SourceError(f"returned {type(table).__name__}", where, "return an Arrow table, or yield them")
+    for table in _called(function, source.arguments, where):
+        check_names(table.column_names, where)
         check_columns(table.column_names, [event_time], where)
         rows += len(table)
-        yield normalise_event_time(table.replace_schema_metadata(None), event_time, where)
+        yield normalise_event_time(table.cast(usual_schema(table.schema)), event_time, where)
     if not rows:
         raise SourceError("there are no rows", where, "check the function and its arguments")
+
+
+def _called(function: Any, arguments: Mapping[str, Any], where: str) -> Iterator[pa.Table]:
+    """What the user's function returns or yields; whatever it raises is named and passed on."""
+    try:
+        result = function(**arguments)
+        for table in result if isinstance(result, Iterator | list | tuple) else [result]:
+            if not isinstance(table, pa.Table):
+                raise SourceError(f"returned {type(table).__name__}", where, "return an Arrow table, or yield them")
+            yield table
+    except RayMLOpsError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        problem = f"the function failed: {type(error).__name__}: {error}"
+        raise SourceError(problem, where, "see data.source.arguments") from error

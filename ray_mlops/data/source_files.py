@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 from ray_mlops.config import SourceConfig
 from ray_mlops.data.readers import (
     check_columns,
+    check_names,
     file_format,
     list_files,
     normalise_event_time,
     open_filesystem,
     read_file,
     unify,
+    usual_schema,
 )
 from ray_mlops.data.statistics_pass import event_times
 from ray_mlops.errors import SourceError
@@ -116,7 +118,7 @@ def _look(
             times = read_file(uri, format, event_time=event_time)
             rows, schema = len(times), times.schema
         size, digest = int(filesystem.size(path)), file_hash(filesystem, path) if hashed else ""
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise SourceError(
             f"cannot be read as {format}: {error}", uri, "is the file whole, and of this format?"
         ) from error
@@ -129,7 +131,8 @@ def _look_at_parquet(
 ) -> tuple[int, pa.Schema, tuple[int, ...], pa.Table]:
     with filesystem.open(path, "rb") as stream:
         file = pq.ParquetFile(stream)
-        schema = file.schema_arrow.remove_metadata()
+        check_names(file.schema_arrow.names, uri)
+        schema = usual_schema(file.schema_arrow)
         metadata = file.metadata
         groups = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
         if event_time is None or event_time not in schema.names:

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from ray_mlops.config import DataConfig
 from ray_mlops.config.data import Scalar, Task
-from ray_mlops.data.columns import Column, category_array, missing_values, one_chunk
+from ray_mlops.data.columns import Column, category_array, column_type, missing_values, one_chunk
 from ray_mlops.data.values import category_key, numeric_value
-from ray_mlops.errors import ContractError, DataError
+from ray_mlops.errors import ContractError, DataError, FeatureError
 
 MAX_CLASSES = 1000
 NOTHING_TO_LEARN = "there is nothing to learn; check the source and its filter"
@@ -50,14 +50,13 @@ class TargetEncoder:
         if data.task == "regression":
             _check_numbers(array, where)
             return cls(data.target, data.task)
+        _check_scalars(array, where)
         distinct = {category_key(value): value for value in array.unique().to_pylist()}
         distinct.pop(None, None)
         classes = [_scalar(value) for value in distinct.values()]
         if len(classes) < 2:
             found = f"is {classes[0]!r} in every row" if classes else "is missing in every row"
-            raise ContractError(
-                f"the target {found}", where, "there is nothing to learn; check the source and its filter"
-            )
+            raise ContractError(f"the target {found}", where, NOTHING_TO_LEARN)
         if data.task == "multiclass":
             if len(classes) > MAX_CLASSES:
                 raise ContractError(
@@ -142,6 +141,14 @@ def _negative_and_positive(classes: list[Scalar], positive: Scalar | None, where
         )
     negative = next(value for value in ordered if value is not found[0])
     return negative, found[0]
+
+
+def _check_scalars(array: pa.Array, where: str) -> None:
+    try:
+        column_type(array.type, "")
+    except FeatureError:
+        remedy = "make it a string, number or boolean in the source"
+        raise ContractError(f"a column of type {array.type} cannot be a target", where, remedy) from None
 
 
 def _check_numbers(array: pa.Array, where: str) -> None:

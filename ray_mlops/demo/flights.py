@@ -7,7 +7,6 @@ were UTC, so that an event day is a local day.
 import importlib.util
 import zipfile
 from datetime import date
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +56,6 @@ def _sample(table: pa.Table, rows_per_day: int, seed: int) -> pa.Array:
     return pa.array(np.sort(order[rank < rows_per_day]))
 
 
-@lru_cache(maxsize=1)
 def _all_departures() -> pa.Table:
     flights = _read("flights.csv.zip")
     flights = flights.filter(pc.is_valid(flights["arr_delay"]))

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+import pyarrow as pa
+
 from ray_mlops.config import DemoConfig, ProjectConfig
 from ray_mlops.data.source import source_table
 from ray_mlops.demo.clock import Clock
@@ -48,20 +50,20 @@ class DemoRun:
         self.note(first.summary())
         deployment = deploy(config)
         self.note(f"serving version {deployment.version} at {deployment.url}")
-        report = self._replay(deployment)
+        pa.default_memory_pool().release_unused()  # the pipeline's rows
+        table = source_table(self.demo.replay.source or config.data.source)
+        report = self._replay(deployment, table)
         self.clock.enter("report")
         self.say("report", "")
         ledger = Ledger.open(config.store)
         bundle = find_bundle(config, deployment.version)
-        table = source_table(self.demo.replay.source or config.data.source)
         months = measure_months(table, config.data, report, bundle, bundle.encoder)
         window_us = config.monitoring.window // timedelta(microseconds=1)
         return collect_outcome(config.name, ledger, months, report, self._sabotaged, window_us), deployment
 
-    def _replay(self, deployment: Deployment) -> ReplayReport:
+    def _replay(self, deployment: Deployment, table: pa.Table) -> ReplayReport:
         config = self.config
         window_us = config.monitoring.window // timedelta(microseconds=1)
-        table = source_table(self.demo.replay.source or config.data.source)
         _, token = service_address(config)
         self.clock.enter("replay")
         with Client(deployment.url, config.name, token) as client:

@@ -16,7 +16,7 @@ from ray_mlops.data.hashing import hash_rows
 from ray_mlops.data.profile import ReferenceProfile, fit_features_and_profile
 from ray_mlops.data.schema import check_contract, infer_contract
 from ray_mlops.data.snapshot import Snapshot, snapshot_dataset
-from ray_mlops.data.split import SPLIT_COLUMN, SplitPlan, assign_split, plan_split
+from ray_mlops.data.split import SPLIT_COLUMN, SplitPlan, assign_split, check_split, plan_split
 from ray_mlops.data.target import TargetEncoder, labelled_rows
 from ray_mlops.errors import ContractError
 from ray_mlops.runtime.files import Files
@@ -83,6 +83,7 @@ def prepare_dataset(
 
     Raises:
         ContractError: The rows break the contract, or the target is missing or constant.
+        DataError: Training, validation or holdout has no row.
         DeadlineError: A step did not end in time; says what was free.
     """
     data, timeout_s = config.data, config.cluster.step_timeout_s
@@ -112,6 +113,7 @@ def prepare_dataset(
     train, validation = _collect_matrices(collect_table(blocks, "transforming", timeout_s))
     prepared = PreparedData(train, validation, model_spec(features, encoder))
     holdout = _sorted_rows(collect_table(map_tables(parted, _holdout_rows), "reading the holdout", timeout_s), data)
+    check_split(np.array([len(train), len(validation), len(holdout)]), plan)
     target = encoder.encode(holdout[data.target])
     return Dataset(snapshot, contract, report, features, profile, encoder, prepared, holdout, target)
 

@@ -45,8 +45,12 @@ def silent(phase: str, detail: str = "") -> None:
 
 
 def run_name(config: ProjectConfig, dataset: Dataset, salt: str = "") -> str:
-    """Name a training run by what goes into it: the same run after a crash resumes, another one starts afresh."""
-    content = json.dumps([config_hash(config.training), config_hash(config.tune), dataset.snapshot.id, salt])
+    """Name a training run by what goes into it: the same run after a crash resumes, another one starts afresh.
+
+    The data section counts: another target, split or set of features on the same rows is another run.
+    """
+    hashes = [config_hash(section) for section in (config.data, config.training, config.tune)]
+    content = json.dumps([*hashes, dataset.snapshot.id, salt])
     return f"{config.name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
@@ -78,7 +82,7 @@ def fit_bundle(
         config: The configuration.
         dataset: The rows.
         run: Where epochs are logged.
-        name: Of the training run; the same name resumes it.
+        name: Of the training run; the same name with the same overrides resumes it.
         overrides: What a search chose.
         initial: Start from this bundle's weights (fine-tuning).
         parent: Version that this one is to follow, for the record.
@@ -94,7 +98,7 @@ def fit_bundle(
     result = train_model(
         chosen,
         dataset.prepared,
-        run_name=name,
+        run_name=f"{name}-{config_hash(chosen.training)[:8]}" if overrides else name,
         initial_weights=None if initial is None else initial.state(),
         scaling=None if initial is None else initial.scaling,
         on_epoch=show,

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_mlops.config import RetentionConfig
+from ray_mlops.errors import StoreError
 from ray_mlops.ledger import Ledger, registered_versions
 from ray_mlops.runtime.files import Files
 
@@ -95,7 +96,10 @@ def _rewrite(
 
 
 def _without_rows(files: Files, path: str, wanted: set[str]) -> tuple[set[str], int]:
-    table = files.read_table(path)
+    try:
+        table = files.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"cannot be read: {error}", files.uri(path), "restore the file, or delete it") from error
     mask = pc.is_in(table["prediction_id"], pa.array(sorted(wanted)))
     hit = set(table.filter(mask)["prediction_id"].to_pylist())
     if not hit:
@@ -109,13 +113,21 @@ def _without_rows(files: Files, path: str, wanted: set[str]) -> tuple[set[str], 
 
 
 def _without_lines(files: Files, path: str, wanted: set[str]) -> tuple[set[str], int]:
-    lines = [line for line in files.read(path).splitlines() if line]
-    records = [(line, orjson.loads(line)["id"]) for line in lines]
-    kept = [line for line, name in records if name not in wanted]
-    hit = {name for _, name in records if name in wanted}
+    """Labels of one file; a last line that a replica's death has torn was never a label, and stays as it is."""
+    lines = files.read(path).splitlines(keepends=True)
+    names = [_label_id(line, files.uri(path)) if line.endswith(b"\n") else None for line in lines]
+    hit = {name for name in names if name in wanted}
+    kept = [line for line, name in zip(lines, names, strict=True) if name not in wanted]
     if hit:
-        files.write(path, b"".join(line + b"\n" for line in kept))
-    return hit, len(lines) - len(kept)
+        files.write(path, b"".join(kept))
+    return {str(name) for name in hit}, len(lines) - len(kept)
+
+
+def _label_id(line: bytes, place: str) -> str:
+    try:
+        return str(orjson.loads(line)["id"])
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise StoreError(f"holds a line that is no label: {error}", place, "restore the file, or delete it") from error
 
 
 def _old_days(files: Files, prefix: str, keep: timedelta | None, dry: bool) -> int:
@@ -133,7 +145,10 @@ def _old_days(files: Files, prefix: str, keep: timedelta | None, dry: bool) -> i
 
 def _day(path: str) -> date | None:
     part = next((part for part in path.split("/") if part.startswith("day=")), None)
-    return None if part is None else date.fromisoformat(part.removeprefix("day="))
+    try:
+        return None if part is None else date.fromisoformat(part.removeprefix("day="))
+    except ValueError:  # somebody else's directory: not ours to delete
+        return None
 
 
 def _old_runs(files: Files, keep: timedelta | None, now: float, dry: bool) -> int:

@@ -1,5 +1,6 @@
 """The pipeline: data, tune, train, evaluate, gate, register. A retraining is the same, on other rows."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -422,7 +423,7 @@ def _register(
         "parent": parent,
         "decision_id": purpose.decision_id,
         "gate": decision.to_json(),
-        "metrics": {name: interval.value for name, interval in report.metrics.items()},
+        "metrics": {name: _number(interval.value) for name, interval in report.metrics.items()},
         "code": code_version(),
         "report": address,
         "overrides": dict(fitted.overrides),
@@ -440,3 +441,13 @@ def _register(
         event_time=purpose.as_of_us,
     )  # fmt: skip
     return registered.version
+
+
+def _number(value: float) -> float | None:
+    """A metric as the ledger takes it: None where there is none, such as an AUC of rows of one class.
+
+    Example:
+        >>> _number(0.5), _number(float("nan"))
+        (0.5, None)
+    """
+    return value if math.isfinite(value) else None

@@ -10,6 +10,7 @@ from ray_mlops.ledger import Ledger, aliases_in_force, current_routes, registere
 from ray_mlops.orchestration.addresses import service_address
 from ray_mlops.runtime.cluster import cluster_status
 from ray_mlops.serving.client import Client
+from ray_mlops.serving.plan import StepPlan
 
 
 def read_status(config: ProjectConfig) -> dict[str, Any]:
@@ -106,7 +107,9 @@ def version_lines(versions: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def rollout_lines(found: Mapping[str, Any]) -> list[str]:
     """A rollout for people: state, guards, history."""
-    name = found.get("rollout_id") or "no rollout yet"
+    name = found.get("rollout_id")
+    if name is None:
+        return ["no rollout yet; start one with 'ray-mlops rollout start VERSION'"]
     lines = [
         f"{name}: {found['state']}, candidate weight {found.get('weight', 0):.0%}",
         f"  {found.get('reason') or ''}",
@@ -142,6 +145,20 @@ def monitor_lines(found: Mapping[str, Any]) -> list[str]:
             f"  {window['start'][:10]} labels {window['labelled']}/{window['rows']} loss {loss} estimated {guess}"
         )
     return lines
+
+
+def plan_lines(steps: Sequence[StepPlan]) -> list[str]:
+    """A rollout's plan for people: what each step needs, how long that takes, and whether it ends by itself."""
+    lines = []
+    for step in steps:
+        if not step.finishes:
+            fate = f"never ends by itself on this traffic: {step.limited_by}"
+        else:
+            fate = f"{step.days:.2f} days, limited by {step.limited_by}"
+        needs = f"requests {step.requests:10.0f}  labels {step.labels:8.0f}"
+        lines.append(f"{step.state:12} weight {step.weight:4.0%}  {needs}  {fate}")
+    days = sum(step.days for step in steps)
+    return [*lines, f"{'in all':12} {days:.2f} days" if all(s.finishes for s in steps) else "it does not finish"]
 
 
 def _last(ledger: Ledger, stream: str, kind: str | None = None) -> dict[str, Any] | None:

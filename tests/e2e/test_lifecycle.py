@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,6 +69,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     config = directory / "ray-mlops.yaml"
     sections = {
         "training": {"epochs": 2},
+        "tune": {"num_trials": 0},
         "serving": {"port": 0, "flush_interval_s": 0.05},
         "gate": {"parity": {"rows": 16}, "load": {"requests": 10}},
         "evaluation": {"bootstrap_samples": 50, "slices": ["colour"]},
@@ -154,6 +156,39 @@ def test_bundle_is_registered_through_the_same_gate(project: Project, served: st
     bundle = project.json("versions")[0]["bundle"]
     out = project.run("register", f"./.ray_mlops/bundles/{bundle}", code=0)
     assert "registered as version 2" in out
+
+
+def readme_blocks() -> list[str]:
+    """The Python blocks of the README: a script, and a module with a user's own model."""
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_script_of_the_readme_trains_serves_and_predicts_with_the_model_of_the_readme(
+    project: Project, served: str
+) -> None:
+    script, module = readme_blocks()
+    (project.directory / "my_models.py").write_text(module)
+    (project.directory / "script.py").write_text(
+        script.replace('{"a": 1.5, "b": "x"}', '{"x": 1.5, "z": 0.0, "colour": "red"}').replace(
+            'load_config("ray-mlops.yaml")', 'load_config("ray-mlops.yaml", {"training.model": "my_models:wide"})'
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=project.directory,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "gate passed" in done.stdout
+    assert "'version': '1'" in done.stdout, "the champion stays until a rollout replaces it"
+    newest = project.json("versions")[-1]
+    assert newest["parent"] == "1"
+    bundle = json.loads((project.directory / ".ray_mlops/bundles" / newest["bundle"] / "bundle.json").read_text())
+    assert bundle["model"]["factory"] == "my_models:wide"
 
 
 def test_forget_deletes_rows_and_labels(project: Project, served: str) -> None:

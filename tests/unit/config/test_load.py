@@ -16,6 +16,7 @@ from ray_mlops.config import (
     parse_overrides,
     with_overrides,
 )
+from ray_mlops.config.store import base_directory
 from ray_mlops.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,7 +52,10 @@ def test_misspelt_key_in_a_list_of_features_is_found() -> None:
         ("training.model", "os.system", "training.model: expected a dotted path"),
         ("rollout.steps", [0.5, 0.1], "rollout: steps must rise strictly"),
         ("data.split", {"by": "time"}, "needs 'event_time'"),
-        ("name", "Bad Name", "name: .*pattern"),
+        ("name", "Bad Name", "name: should match pattern .*'Bad Name'"),
+        ("training", 3, "training: should be a section: a mapping of keys, got 3"),
+        ("training.learning_rate", float("inf"), "training.learning_rate: should be a finite number"),
+        ("retraining.cool_down", "99999999999d", "retraining.cool_down: expected at most"),
         ("schema_version", 2, "schema_version: is 2, this release reads 1; upgrade"),
     ],
 )
@@ -65,11 +69,27 @@ def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "- a\n- b\n", "word", "a: [", "\x00", "a: " + "[" * 3000, "a: &a [*a]", "a: 2024-13-45", "? [1]\n: 2"],
+)
 def test_file_that_is_no_mapping_is_a_config_error(tmp_path: Path, text: str) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(text)
-    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+    with pytest.raises(ConfigError, match=r"bad\.yaml") as raised:
+        load_config(file)
+    assert "\n" not in str(raised.value)
+
+
+def test_directory_in_place_of_a_file_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read: .*directory"):
+        load_config(tmp_path)
+
+
+def test_section_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text("name: m\ntraining: {epochs: 3}\ntraining: {seed: 1}\n")
+    with pytest.raises(ConfigError, match="line 3, column 1: the key 'training' stands twice"):
         load_config(file)
 
 
@@ -84,6 +104,27 @@ def test_parse_overrides_reads_yaml_values() -> None:
     assert parse_overrides(["a.b=[1, 2]", "c=x"]) == {"a.b": [1, 2], "c": "x"}
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
         parse_overrides(["oops"])
+
+
+def test_parse_overrides_broken_yaml_is_named_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"--set a\.b: is not valid YAML: line 1") as raised:
+        parse_overrides(["a.b=[1"])
+    assert "\n" not in str(raised.value)
+
+
+def test_override_reaches_into_lists_by_index() -> None:
+    config = build_config(SMALL, {"data.features": [{"name": "x"}, {"name": "c"}]})
+    changed = with_overrides(config, {"data.features.1.type": "categorical"})
+    assert changed.data.features is not None
+    assert [feature.type for feature in changed.data.features] == ["auto", "categorical"]
+    with pytest.raises(ConfigError, match=r"data\.features\.2\.type: expected an index below 2, got '2'"):
+        with_overrides(config, {"data.features.2.type": "numeric"})
+    with pytest.raises(ConfigError, match=r"training\.epochs\.x: 'training.epochs' is 20, which has no 'x'"):
+        with_overrides(config, {"training.epochs.x": 1})
+
+
+def test_override_that_is_a_date_is_read_as_text() -> None:
+    assert build_config(SMALL, parse_overrides(["data.target=2024-01-01"])).data.target == "2024-01-01"
 
 
 def test_config_survives_json_and_keeps_its_hash() -> None:
@@ -109,3 +150,19 @@ def test_config_is_frozen() -> None:
     config = build_config(SMALL, {})
     with pytest.raises(ValueError, match="frozen"):
         config.name = "other"  # type: ignore[misc]
+
+
+def test_relative_store_becomes_absolute_when_the_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("name: m\ndata: {source: {path: x.csv}, task: binary, target: y}\nstore: {root: kept}\n")
+    monkeypatch.chdir(tmp_path)
+    store = load_config(file).store
+    monkeypatch.chdir("/")
+    assert store.local_root == tmp_path / "kept"
+    assert store.database_url == f"sqlite:///{tmp_path}/kept/ledger.db"
+
+
+def test_store_of_a_job_is_not_in_the_working_directory_that_ray_deletes(tmp_path: Path) -> None:
+    uploaded = Path("/tmp/ray/session/runtime_resources/working_dir_files/_ray_pkg_1")
+    assert base_directory(uploaded) == Path.home()
+    assert base_directory(tmp_path) == tmp_path

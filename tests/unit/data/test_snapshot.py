@@ -152,3 +152,13 @@ def test_manifest_is_plain_json(files: Files) -> None:
     content: dict[str, Any] = json.loads(files.read(f"snapshots/{snapshot.id}.json"))
     assert content["id"] == snapshot.id
     assert "store" not in json.dumps(content["files"])  # no path of this machine
+
+
+def test_files_that_came_with_a_job_are_copied(tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    in_place(uploaded / "data")
+    monkeypatch.chdir(uploaded)
+    snapshot = create_snapshot(config("data"), files)
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(uploaded)
+    assert snapshot_table(snapshot, files) == rows()

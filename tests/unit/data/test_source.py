@@ -3,6 +3,7 @@
 import gzip
 import json
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,63 @@ def test_broken_empty_and_odd_files_are_named(tmp_path: Path) -> None:
         source_table(SourceConfig(path=write(tmp_path, "a.parquet")), event_time="when")
 
 
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zip"])
+def test_damaged_compressed_file_is_named(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.csv.{ending}"
+    path.write_bytes(b"no archive")
+    with pytest.raises(SourceError, match=f"a.csv.{ending}: cannot be read as csv"):
+        read(str(path))
+    if ending == "gz":
+        path.write_bytes(gzip.compress(b"x,t\n1,2024-01-01\n" * 100)[:30])
+        with pytest.raises(SourceError, match=r"a.csv.gz: cannot be read as csv: .*ended before"):
+            read(str(path))
+
+
+def test_long_json_rows_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"x": letter * 2_000_000}) + "\n" for letter in "ab"))
+    assert [len(text) for text in source_table(SourceConfig(path=str(tmp_path / "a.jsonl")))["x"].to_pylist()] == [
+        2_000_000,
+        2_000_000,
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_text_that_is_not_utf8_names_the_column(tmp_path: Path, name: str) -> None:
+    bad = pa.array([b"\xff", b"b"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 2, bad.buffers())
+    pq.write_table(pa.table({"c": text, "x": [1, 2]}), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_bytes(b"c,x\n\xff,1\nb,2\n")
+    (tmp_path / "a.jsonl").write_bytes(b'{"c": "\xff", "x": 1}\n{"c": "b", "x": 2}\n')
+    with pytest.raises(SourceError, match=f"{name}: the text of column 'c' is not UTF-8"):
+        source_table(SourceConfig(path=str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
+    pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"]), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("x,x\n1,2\n")
+    with pytest.raises(SourceError, match=f"{name}: several columns have the name 'x'"):
+        source_table(SourceConfig(path=str(tmp_path / name)))
+
+
+def test_rare_arrow_types_become_usual_ones(tmp_path: Path) -> None:
+    columns = {
+        "v": pa.array(["a", None], pa.string_view()),
+        "f": pa.array([1.5, None]).cast(pa.float16()),
+        "d": pa.array([Decimal("1.5"), None], pa.decimal64(5, 1)),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    table = source_table(SourceConfig(path=str(tmp_path / "a.parquet")))
+    assert table.schema.types == [pa.string(), pa.float32(), pa.decimal128(5, 1)]
+    assert table.to_pylist() == [{"v": "a", "f": 1.5, "d": Decimal("1.5")}, {"v": None, "f": None, "d": None}]
+
+
+@pytest.mark.parametrize("path", ["", " ", [], ["a.csv", ""]])
+def test_empty_path_is_not_the_working_directory(path: Any) -> None:
+    with pytest.raises(SourceError, match=r"data\.source\.path: no path is given"):
+        read(path)
+
+
 def test_describe_files_knows_rows_range_and_hash(tmp_path: Path) -> None:
     found = describe_files(SourceConfig(path=write(tmp_path, "a.parquet")), event_time="t", hashed=True)
     assert (found.rows, found.event_range) == (3, (1704067200000000, 1704193200000000))
@@ -145,6 +203,13 @@ def many():
 
 def wrong():
     return [{"x": 1}]
+
+def none():
+    return None
+
+def failing(n):
+    yield one(n)
+    raise KeyError("table")
 """
 
 
@@ -165,3 +230,19 @@ def test_function_sources_return_or_yield_tables() -> None:
             source_table(SourceConfig(function=f"users_source_code:{function}"), event_time="when")
     with pytest.raises(SourceError, match="there are no rows"):
         source_table(SourceConfig(function="users_source_code:one", arguments={"n": 0}), event_time="t")
+
+
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        ("none", {}, "returned NoneType"),
+        ("failing", {"n": 1}, "the function failed: KeyError: 'table'"),
+        ("failing", {}, "the function failed: TypeError: .*missing 1 required"),
+        ("one", {"rows": 1}, "the function failed: TypeError: .*unexpected keyword"),
+    ],
+)
+def test_function_source_that_fails_is_named(function: str, arguments: dict[str, Any], message: str) -> None:
+    source = SourceConfig(function=f"users_source_code:{function}", arguments=arguments)
+    with pytest.raises(SourceError, match=f"users_source_code:{function}: {message}"):
+        source_table(source, event_time="t")

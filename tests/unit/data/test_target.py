@@ -76,6 +76,8 @@ def test_unknown_label_is_an_error_naming_the_classes() -> None:
         ("binary", [None, None], "missing in every row"),
         ("binary", [1, 2, 3], "a binary target has 3 values"),
         ("multiclass", ["a", "a"], "in every row"),
+        ("multiclass", [[1], [2]], "type list<item: int64> cannot be a target"),
+        ("binary", [b"a", b"b"], "type binary cannot be a target"),
         ("multiclass", list(range(1001)), "1001 classes"),
         ("regression", ["1", "2"], "must be a number"),
         ("regression", [True, False], "must be a number"),

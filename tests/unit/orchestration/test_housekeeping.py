@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ray_mlops.config import RetentionConfig
+from ray_mlops.errors import StoreError
 from ray_mlops.ledger import Ledger
 from ray_mlops.orchestration.housekeeping import collect, forget
 from ray_mlops.runtime.files import Files
@@ -80,3 +81,26 @@ def test_forget_deletes_rows_and_labels_and_is_recorded(files: Files, ledger: Le
 def test_forget_of_a_whole_file_deletes_it(files: Files, ledger: Ledger) -> None:
     forget("m", ["2013-01-01-a", "2013-01-01-b"], files, ledger, by="me")
     assert not files.exists("predictions/m/day=2013-01-01/r-1.parquet")
+
+
+def test_forget_leaves_a_torn_last_line_of_labels_as_it_is(files: Files, ledger: Ledger) -> None:
+    path = "labels/m/day=2013-01-01/r-1.jsonl"
+    files.write(path, files.read(path) + b'{"id": "2013-01-')
+    report = forget("m", ["2013-01-01-a"], files, ledger, by="me")
+    assert report.labels == 1
+    assert files.read(path).endswith(b'\n{"id": "2013-01-')
+
+
+def test_forget_names_a_damaged_file(files: Files, ledger: Ledger) -> None:
+    files.write("labels/m/day=2013-01-01/r-1.jsonl", b"no label\n")
+    with pytest.raises(StoreError, match=r"r-1\.jsonl: holds a line that is no label"):
+        forget("m", ["2013-01-01-a"], files, ledger, by="me")
+    files.write("predictions/m/day=2013-01-01/r-1.parquet", b"no parquet")
+    with pytest.raises(StoreError, match=r"r-1\.parquet: cannot be read"):
+        forget("m", ["2013-01-01-a"], files, ledger, by="me")
+
+
+def test_directory_that_is_no_day_stays(files: Files, ledger: Ledger) -> None:
+    files.write("predictions/m/day=soon/r-1.parquet", b"x")
+    collect("m", RetentionConfig(predictions=timedelta(days=1)), files, ledger, now=4e9)
+    assert files.exists("predictions/m/day=soon/r-1.parquet")
