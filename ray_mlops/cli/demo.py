@@ -18,7 +18,17 @@ from ray_mlops.errors import ConfigError
 from ray_mlops.runtime.cluster import connect, stop_cluster
 
 _OF_A_STORE = (
-    *("accounting", "bundles", "checkpoints", "cluster", "cluster.json", "cluster.lock", "labels", "ledger.db*"),
+    *(
+        "accounting",
+        "bundles",
+        "checkpoints",
+        "cluster",
+        "cluster.json",
+        "cluster.lock",
+        "cluster.users",
+        "labels",
+        "ledger.db*",
+    ),
     *("mlflow", "mlflow.db*", "predictions", "predictions-shadow", "quarantine", "redaction.key", "reports"),
     *("rollouts", "service.json", "snapshots", "tokens.json"),
 )

@@ -14,6 +14,7 @@ from ray_mlops.data.distributed import collect_table, map_tables, materialise
 from ray_mlops.data.features import FeatureMatrix, FeaturePipeline
 from ray_mlops.data.hashing import hash_rows
 from ray_mlops.data.profile import ReferenceProfile, fit_features_and_profile
+from ray_mlops.data.readers import check_columns
 from ray_mlops.data.schema import check_contract, infer_contract
 from ray_mlops.data.snapshot import Snapshot, snapshot_dataset
 from ray_mlops.data.split import SPLIT_COLUMN, SplitPlan, assign_split, check_split, plan_split
@@ -89,6 +90,8 @@ def prepare_dataset(
     data, timeout_s = config.data, config.cluster.step_timeout_s
     rows = snapshot_dataset(snapshot, files)
     check_target(snapshot, data)
+    groups = [*config.evaluation.slices, *config.evaluation.fairness.groups]
+    check_columns(snapshot.schema, groups, "evaluation.slices or evaluation.fairness.groups")
     contract = contract or infer_contract(rows, data)
     good, report = check_contract(rows, contract, data, now, files=files, snapshot_id=snapshot.id, timeout_s=timeout_s)
     report.raise_if_broken()

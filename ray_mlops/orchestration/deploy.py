@@ -56,14 +56,14 @@ def deploy(config: ProjectConfig, version: str | None = None, *, on_phase: OnPha
         GateRefusedError: This version was refused, or waits for approval.
         RolloutError: Another version is champion.
     """
-    on_phase("serve", "gateway")
-    address = ensure_service(config)
     ledger = Ledger.open(config.store)
-    _record_config(ledger, config)
-    on_phase("serve", "routes")
     routes = current_routes(ledger)["models"].get(config.name)
     present = None if routes is None else ModelRoutes.from_json(routes)
     chosen = _first_champion(config, ledger, version) if present is None else _unchanged(present, version)
+    on_phase("serve", "gateway")
+    address = ensure_service(config)
+    on_phase("serve", "routes")
+    _record_config(ledger, config)
     wanted = _routes(config, chosen, present)
     if present is None or wanted != present:
         before = ledger.last_version(f"{config.name}/routes")

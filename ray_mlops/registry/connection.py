@@ -75,6 +75,9 @@ def explained(where: str) -> Iterator[None]:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise ModelNotFoundError(error.message, where, "list what there is with 'ray-mlops versions'") from error
         raise RegistryError(f"MLflow failed: {error.message}", where, f"check '{_SETTING}'") from error
+    except SQLAlchemyError as error:
+        text = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise RegistryError(f"MLflow's database failed: {text}", where, "check free space and permissions") from error
     except ImportError as error:
         remedy = "install the package that MLflow needs for this kind of storage"
         raise RegistryError(f"MLflow cannot be used: {error}", where, remedy) from error

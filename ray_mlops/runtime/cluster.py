@@ -17,6 +17,7 @@ from ray_mlops.errors import ClusterError, StoreError
 from ray_mlops.runtime.budget import ResourceBudget, plan_budget, reserved_cpus
 from ray_mlops.runtime.environment import DRIVER_SETTINGS, AppliedEnvironment, driver_environment, is_ray_imported
 from ray_mlops.runtime.lifecycle import (
+    USE_TIMEOUT_S,
     ClusterStatus,
     check_machine,
     cluster_status,
@@ -26,7 +27,7 @@ from ray_mlops.runtime.lifecycle import (
     stop_cluster,
 )
 from ray_mlops.runtime.ports import is_open
-from ray_mlops.runtime.record import ClusterRecord, read_record, record_path_of
+from ray_mlops.runtime.record import ClusterRecord, ClusterUse, read_record, record_path_of
 
 __all__ = [
     "NAMESPACE",
@@ -53,8 +54,8 @@ class Connection:
     Attributes:
         address: The GCS's address, ``host:port``.
         record: Of a cluster of ours; None for one that somebody else started.
-        owned: Whether this command started the cluster for itself. Its end stops the cluster then, unless
-            another command asked to keep it meanwhile.
+        owned: Whether this command started the cluster for itself. A cluster that no command asked to keep
+            stops with the last command that uses it.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Connection:
         owned: bool,
         joined: bool,
         environment: AppliedEnvironment,
+        use: ClusterUse | None = None,
     ) -> None:
         self.address = address
         self.record = record
@@ -73,6 +75,7 @@ class Connection:
         self._store = store
         self._joined = joined
         self._environment = environment
+        self._use = use
 
     @property
     def dashboard_url(self) -> str | None:
@@ -83,7 +86,8 @@ class Connection:
         """Leave the cluster. Once closed, nothing happens any more.
 
         Args:
-            stop: True stops the cluster whoever started it, False leaves it, None stops it if it is owned.
+            stop: True stops the cluster whoever uses it, False leaves it, None stops one that nobody uses any
+                more and nobody asked to keep.
         """
         if self._joined:
             import ray
@@ -91,8 +95,10 @@ class Connection:
             self._joined = False
             ray.shutdown()
         self._environment.restore()
-        owned, self.owned = self.owned, False
-        if self.record is not None and (stop or (stop is None and owned)):
+        use, self._use, self.owned = self._use, None, False
+        if use is not None:
+            use.release()
+        if self.record is not None and (stop or (stop is None and use is not None)):
             stop_cluster(self._store, unless_kept=None if stop else self.record.id)
 
     def __enter__(self) -> Self:
@@ -136,19 +142,23 @@ def connect(
             here, _record_of(here, store), store, owned=False, joined=False, environment=AppliedEnvironment()
         )
     environment = AppliedEnvironment()
-    record, owned = None, False
+    record, owned, use = None, False, None
     try:
         address = cluster.address or os.environ.get("RAY_ADDRESS")
         if address:
             record = _record_of(_check_address(address), store)
         else:
+            if start == "if_needed" or read_record(store) is not None:  # else nothing is created, not even a lock
+                use = ClusterUse(store, USE_TIMEOUT_S)
             record, owned = _find_or_start(cluster, store, start, keep, environment)
             address = record.address
         _join(address, record, environment, namespace)
-        connection = Connection(address, record, store, owned=owned, joined=True, environment=environment)
+        connection = Connection(address, record, store, owned=owned, joined=True, environment=environment, use=use)
     except BaseException:
         environment.restore()
-        if owned and record is not None:
+        if use is not None:
+            use.release()
+        if use is not None and record is not None:
             stop_cluster(store, unless_kept=record.id)
         raise
     try:

@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,10 +104,14 @@ def gather_cluster() -> ClusterFacts:
 
 
 def _find_store_problem(store: StoreConfig) -> str:
-    """Whether the nearest directory that exists can be written; nothing is created."""
+    """Whether the nearest directory that exists can be written; nothing that lasts is created."""
     path = store.local_root
     while not path.exists():
         path = path.parent
     if not path.is_dir():
         return f"{path} is no directory"
-    return "" if os.access(path, os.W_OK | os.X_OK) else f"{path} cannot be written"
+    try:
+        with tempfile.TemporaryFile(dir=path):  # permissions alone do not tell: a filesystem may take no files
+            return ""
+    except OSError as error:
+        return f"{path} cannot be written: {error.strerror}"

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Literal
@@ -17,14 +17,23 @@ from ray_mlops.errors import ClusterError
 from ray_mlops.runtime.head import end_head, members, start_head
 from ray_mlops.runtime.ports import is_open
 from ray_mlops.runtime.processes import ProcessRecord, boot_id, is_running
-from ray_mlops.runtime.record import ClusterRecord, cluster_lock, read_record, record_path_of, write_record
+from ray_mlops.runtime.record import (
+    ClusterRecord,
+    cluster_lock,
+    read_record,
+    record_path_of,
+    unused_cluster,
+    write_record,
+)
 
 logger = logging.getLogger(__name__)
 
+_LOCK_SLACK_S = 30.0
 STOP_PATIENCE_S = 4.0
 """How long processes may take to end in order, before SIGKILL. Actors that wait for events, as Serve's do, let
 a raylet wait 10 s for them and longer; who wants a service to end in order deletes it first."""
-_LOCK_SLACK_S = 30.0
+USE_TIMEOUT_S = STOP_PATIENCE_S + _LOCK_SLACK_S
+"""How long a process that wants to use a cluster waits for another that stops it."""
 
 ClusterState = Literal["none", "starting", "running", "lost", "elsewhere"]
 
@@ -102,8 +111,8 @@ def stop_cluster(
     Args:
         store: Whose cluster.
         patience_s: Seconds for an orderly end, before SIGKILL.
-        unless_kept: The id of a cluster that the calling command started for itself: stop it only if it is
-            still there and nobody wants to keep it.
+        unless_kept: The id of the cluster that the calling command has used: stop it only if it is still
+            there, nobody wants to keep it, and nobody else uses it.
 
     Returns:
         What was ended; empty where no cluster is recorded.
@@ -114,9 +123,13 @@ def stop_cluster(
     """
     if read_record(store) is None:
         return []
-    with cluster_lock(store, timeout_s=patience_s + _LOCK_SLACK_S), _sigterm_as_exit():
+    with (
+        unused_cluster(store) if unless_kept is not None else nullcontext(True) as is_unused,
+        cluster_lock(store, timeout_s=patience_s + _LOCK_SLACK_S),
+        _sigterm_as_exit(),
+    ):
         record = read_record(store)
-        if record is None or (unless_kept is not None and (record.keep or record.id != unless_kept)):
+        if record is None or (unless_kept is not None and (record.keep or record.id != unless_kept or not is_unused)):
             return []
         check_machine(record, store)
         if any(process.pid == os.getpid() for process in members(record)):

@@ -117,6 +117,52 @@ def remove_record(store: StoreConfig) -> None:
     record_path_of(store).unlink(missing_ok=True)
 
 
+class ClusterUse:
+    """Says, for as long as it is held, that this process uses the store's cluster.
+
+    A cluster that nobody asked to keep ends with the last process that uses it, whoever started it. The kernel
+    lets go of the lock when the process ends, however it ends.
+
+    Args:
+        store: Whose cluster.
+        timeout_s: How long another process may take to stop the cluster of before.
+
+    Raises:
+        StoreError: The store cannot be written.
+        ClusterError: Another process has been stopping the cluster for too long.
+    """
+
+    def __init__(self, store: StoreConfig, timeout_s: float) -> None:
+        path = _users_path(store)
+        self._descriptor: int | None = _open_lock(path)
+        try:
+            _acquire(self._descriptor, path, timeout_s, fcntl.LOCK_SH)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let go; a second call does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+@contextmanager
+def unused_cluster(store: StoreConfig) -> Iterator[bool]:
+    """Keep others from beginning to use the store's cluster; yields False, at once, where somebody uses it."""
+    descriptor = _open_lock(_users_path(store))
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def cluster_lock(store: StoreConfig, timeout_s: float) -> Iterator[None]:
     """Hold the store's cluster lock: one process at a time starts, restarts or stops its cluster.
@@ -128,26 +174,34 @@ def cluster_lock(store: StoreConfig, timeout_s: float) -> Iterator[None]:
         ClusterError: Another process has held the lock for ``timeout_s`` seconds.
     """
     path = store.local_root / "cluster.lock"
+    descriptor = _open_lock(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(f"cannot be written: {error}", str(path), "check permissions and free space") from error
-    try:
-        _acquire(descriptor, path, timeout_s)
+        _acquire(descriptor, path, timeout_s, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, path: Path, timeout_s: float) -> None:
+def _users_path(store: StoreConfig) -> Path:
+    return store.local_root / "cluster.users"
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"cannot be written: {error}", str(path), "check permissions and free space") from error
+
+
+def _acquire(descriptor: int, path: Path, timeout_s: float, kind: int) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
                 problem = f"another process has been starting or stopping this cluster for {timeout_s:.0f} s"
-                raise ClusterError(problem, str(path), "wait, or find it with 'ray-mlops cluster status'") from None
+                raise ClusterError(problem, str(path), "wait, or see 'ray-mlops status'") from None
         time.sleep(_POLL_S)

@@ -250,8 +250,9 @@ class ColumnCounts:
         finite = numbers[np.searchsorted(numbers, -_LARGEST) : np.searchsorted(numbers, np.inf)]
         if not len(finite):
             return cls(counts, len(numbers))
-        squares = float(np.dot(finite, finite))
-        return cls(counts, len(numbers), float(finite.sum()), squares, float(finite[0]), float(finite[-1]))
+        with np.errstate(over="ignore"):
+            total, squares = _capped(finite.sum()), _capped(np.dot(finite, finite))
+        return cls(counts, len(numbers), total, squares, float(finite[0]), float(finite[-1]))
 
     @classmethod
     def empty(cls, bins: Bins) -> Self:
@@ -262,8 +263,8 @@ class ColumnCounts:
         return ColumnCounts(
             self.counts + other.counts,
             self.n + other.n,
-            self.total + other.total,
-            self.total_squares + other.total_squares,
+            _capped(self.total + other.total),
+            _capped(self.total_squares + other.total_squares),
             float(np.fmin(self.minimum, other.minimum)),
             float(np.fmax(self.maximum, other.maximum)),
         )
@@ -324,3 +325,8 @@ def _bin_starts(cumulative: IntArray, bins: int) -> IntArray:
         starts.append(max(end if overshoots else end + 1, begin + 1))
     inside = [start for start in starts if start < len(cumulative)]
     return np.array(inside, dtype=np.int64)
+
+
+def _capped(sum: float) -> float:
+    """A sum that JSON can hold: values beyond 1e154 have squares that are infinite."""
+    return float(np.clip(sum, -_LARGEST, _LARGEST))

@@ -87,8 +87,9 @@ def _read(files: Files, name: str) -> bytes:
 
 
 def _read_json(files: Files, name: str) -> dict[str, Any]:
+    text = _read(files, name)
     try:
-        content = json.loads(_read(files, name))
+        content = json.loads(text)
     except ValueError as error:
         raise BundleError(f"is not JSON: {error}", files.uri(name), _REMEDY) from error
     if not isinstance(content, dict):

@@ -138,3 +138,10 @@ def test_as_numbers_takes_arrow_types():
     assert as_numbers(pa.array([True, False])).tolist() == [1.0, 0.0]
     assert as_numbers(pa.array([1, 2], pa.timestamp("s", tz="UTC"))).tolist() == [1e6, 2e6]
     assert np.isnan(as_numbers(pa.chunked_array([[1.0], [None]]))[1])
+
+
+def test_counts_of_huge_numbers_stay_finite() -> None:
+    bins = NumericBins(np.array([0.0, 1.0]))
+    counts = ColumnCounts.of(bins, np.array([1e200, -1e300, 1.7e308, 1.7e308]))
+    both = counts + counts
+    assert np.isfinite([counts.total, counts.total_squares, both.total, both.total_squares]).all()
