@@ -30,7 +30,7 @@ _OF_A_STORE = (
         "ledger.db*",
     ),
     *("mlflow", "mlflow.db*", "predictions", "predictions-shadow", "quarantine", "redaction.key", "reports"),
-    *("rollouts", "service.json", "snapshots", "tokens.json"),
+    *("rollouts", "service.json", "service.lock", "snapshots", "tokens.json"),
 )
 """Everything that lies in a store; nothing else is deleted."""
 

@@ -29,6 +29,8 @@ class ServingConfig(Section):
     """Bound to loopback unless told otherwise."""
     port: int = Field(8000, ge=0, le=65535)
     """HTTP port; when it is in use the next free one is taken and said, 0 picks any."""
+    grpc_port: int | None = Field(None, ge=0, le=65535)
+    """Port of the Open Inference Protocol over gRPC, chosen like ``port``; null leaves gRPC off."""
     num_replicas: PositiveInt = 1
     cpus_per_replica: NonNegativeFloat = 0.1
     max_ongoing_requests: PositiveInt = 128

@@ -27,11 +27,17 @@ class Deployment:
     version: str
     url: str
     token_file: Path
+    grpc_port: int | None = None
+    """Of the Open Inference Protocol over gRPC, on the same host; None where it is off (``serving.grpc_port``)."""
 
     def urls(self) -> dict[str, str]:
         """Addresses for people."""
+        host = self.url.partition("://")[2].rpartition(":")[0]
+        grpc = {} if self.grpc_port is None else {"grpc": f"{host}:{self.grpc_port}"}
         return {
             "predict": f"{self.url}/models/{self.model}/predict",
+            "infer": f"{self.url}/v2/models/{self.model}/infer",
+            **grpc,
             "rollout": f"{self.url}/models/{self.model}/rollout",
             "monitoring": f"{self.url}/models/{self.model}/monitoring",
             "console": f"{self.url}/console",
@@ -79,7 +85,9 @@ def deploy(config: ProjectConfig, version: str | None = None, *, on_phase: OnPha
     monitor = start_monitor(config.store, SUBMITTER)
     ray.get(monitor.watch.remote(config.name), timeout=config.cluster.step_timeout_s)
     logger.info("deployed model=%s version=%s url=%s", config.name, wanted.champion.version, address.url)
-    return Deployment(config.name, wanted.champion.version, address.url, config.store.local_root / "tokens.json")
+    return Deployment(
+        config.name, wanted.champion.version, address.url, config.store.local_root / "tokens.json", address.grpc_port
+    )
 
 
 def undeploy(config: ProjectConfig, model: str) -> None:

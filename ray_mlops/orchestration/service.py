@@ -10,6 +10,7 @@ from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import DeadlineError
 from ray_mlops.monitoring.actor import start_monitor
 from ray_mlops.orchestration.addresses import record_address
+from ray_mlops.runtime.record import service_lock
 from ray_mlops.serving.launch import GatewayAddress, launch_gateway
 from ray_mlops.serving.protocol import Hooks
 from ray_mlops.serving.rollouts import start_rollouts
@@ -33,11 +34,12 @@ def ensure_service(config: ProjectConfig) -> GatewayAddress:
         DeadlineError: It does not answer in time.
     """
     store = config.store
-    start_routes(store)
-    start_rollouts(store, HOOKS)
-    monitor = start_monitor(store, SUBMITTER)
-    ray.get(monitor.start.remote(), timeout=config.cluster.step_timeout_s)
-    address = launch_gateway(store, config.serving, HOOKS)
+    with service_lock(store, config.cluster.step_timeout_s):
+        start_routes(store)
+        start_rollouts(store, HOOKS)
+        monitor = start_monitor(store, SUBMITTER)
+        ray.get(monitor.start.remote(), timeout=config.cluster.step_timeout_s)
+        address = launch_gateway(store, config.serving, HOOKS)
     record_address(config, address.url)
     return address
 

@@ -149,16 +149,26 @@ def haproxy_wrapper(binary: str, ports: ClusterPorts) -> str:
     no setting for it, so the script rewrites those two lines. The service itself, and the replicas behind it,
     listen where ``serve.start(http_options={"host": ...})`` says; HAProxy reaches replicas of its own node
     at 127.0.0.1.
+
+    It also sends calls of gRPC that name no application to the gateway. Stock clients name none, and Ray routes
+    those only while there is exactly one application: for as long as the gate runs one of its own, they would
+    be told NOT_FOUND.
     """
     edits = [
         f"s/bind :{ports.haproxy_metrics}$/bind 127.0.0.1:{ports.haproxy_metrics}/",
         rf"s/bind \*:{ports.haproxy_stats}$/bind 127.0.0.1:{ports.haproxy_stats}/",
     ]
     sed = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
+    to_gateway = shlex.quote("s/default_backend default_grpc_backend$/default_backend grpc-gateway/")
     return (
         "#!/bin/sh\n"
         'for argument in "$@"; do\n'
-        f'  if [ "$before" = -f ]; then sed -i {sed} "$argument" || exit 1; fi\n'
+        '  if [ "$before" = -f ]; then\n'
+        f'    sed -i {sed} "$argument" || exit 1\n'
+        "    if grep -q '^backend grpc-gateway$' \"$argument\"; then\n"
+        f'      sed -i -e {to_gateway} "$argument" || exit 1\n'
+        "    fi\n"
+        "  fi\n"
         '  before="$argument"\n'
         "done\n"
         f'exec {shlex.quote(binary)} "$@"\n'

@@ -167,13 +167,24 @@ def unused_cluster(store: StoreConfig) -> Iterator[bool]:
 def cluster_lock(store: StoreConfig, timeout_s: float) -> Iterator[None]:
     """Hold the store's cluster lock: one process at a time starts, restarts or stops its cluster.
 
-    The kernel gives the lock back when its holder ends, however it ends.
-
     Raises:
         StoreError: The store cannot be written.
         ClusterError: Another process has held the lock for ``timeout_s`` seconds.
     """
-    path = store.local_root / "cluster.lock"
+    with _held(store.local_root / "cluster.lock", timeout_s):
+        yield
+
+
+@contextmanager
+def service_lock(store: StoreConfig, timeout_s: float) -> Iterator[None]:
+    """Hold the store's service lock: one process at a time starts the service. Raises as ``cluster_lock`` does."""
+    with _held(store.local_root / "service.lock", timeout_s):
+        yield
+
+
+@contextmanager
+def _held(path: Path, timeout_s: float) -> Iterator[None]:
+    """Hold a lock that the kernel gives back when its holder ends, however it ends."""
     descriptor = _open_lock(path)
     try:
         _acquire(descriptor, path, timeout_s, fcntl.LOCK_EX)
@@ -202,6 +213,6 @@ def _acquire(descriptor: int, path: Path, timeout_s: float, kind: int) -> None:
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
-                problem = f"another process has been starting or stopping this cluster for {timeout_s:.0f} s"
+                problem = f"another process has been starting or stopping this for {timeout_s:.0f} s"
                 raise ClusterError(problem, str(path), "wait, or see 'ray-mlops status'") from None
         time.sleep(_POLL_S)

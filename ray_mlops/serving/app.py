@@ -4,45 +4,32 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from ray_mlops.errors import (
-    GateRefusedError,
-    LedgerConflictError,
-    ModelNotFoundError,
-    RayMLOpsError,
-    RequestError,
-    RolloutError,
-    UnauthorizedError,
-)
+from ray_mlops.errors import RayMLOpsError, RequestError
 from ray_mlops.serving.admission import Admission
-from ray_mlops.serving.answering import Answering
 from ray_mlops.serving.asgi import (
     TEXT_TYPE,
-    Headers,
     Receive,
     Response,
     Scope,
     Send,
-    error_response,
     json_response,
-    read_body,
     run_lifespan,
     send_response,
 )
+from ray_mlops.serving.compression import read_content
 from ray_mlops.serving.label_log import check_label
 from ray_mlops.serving.loaded import LoadedTable
-from ray_mlops.serving.parse import Limits, parse_command, parse_labels, parse_predict
+from ray_mlops.serving.parse import Limits
+from ray_mlops.serving.parse_operations import parse_command, parse_labels
 from ray_mlops.serving.parts import SIDE_TIMEOUT_S, Parts, Request, in_time
-from ray_mlops.serving.paths import METHODS, Target, resolve
+from ray_mlops.serving.paths import METHODS, Target, protocol_of, resolve
+from ray_mlops.serving.predicting import Predicting
 from ray_mlops.serving.protocol import LabelRecord
+from ray_mlops.serving.protocol_pages import ProtocolPages
 from ray_mlops.serving.reading import Reading
+from ray_mlops.serving.refusal import ProtocolName, refusal
 
 logger = logging.getLogger(__name__)
-_STATUS: tuple[tuple[type[RayMLOpsError], int], ...] = (
-    (RolloutError, 409),
-    (GateRefusedError, 409),
-    (LedgerConflictError, 409),
-    (ModelNotFoundError, 404),
-)
 
 
 class Gateway:
@@ -54,6 +41,7 @@ class Gateway:
 
     Attributes:
         table: What is served at this moment.
+        predicting: Answers requests for predictions, whatever protocol they came by.
     """
 
     def __init__(self, parts: Parts, on_shutdown: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -61,11 +49,12 @@ class Gateway:
         self.table = LoadedTable()
         self._parts = parts
         self._limits = Limits.of(parts.serving)
-        self._answering = Answering(parts.telemetry, parts.predictions, parts.arms, parts.serving)
         self._admission = Admission(parts.serving.max_ongoing_requests, parts.serving.max_queued_requests)
+        self.predicting = Predicting(parts, self._limits, self._admission)
         self._handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {
             **Reading(parts, self._limits).handlers(),
-            "predict": self._predict,
+            **ProtocolPages().handlers(),
+            **self.predicting.handlers(),
             "feedback": self._feedback,
             "command": self._command,
         }
@@ -102,11 +91,12 @@ class Gateway:
         transport_id: str | None,
     ) -> Response | None:
         target: Target | None = None
+        path = _relative_path(scope)
         try:
-            target = resolve(_relative_path(scope))
+            target = resolve(path)
             method = scope["method"]
             if not target.allows(method):
-                return _wrong_method(target, method)
+                return _wrong_method(target, method, protocol_of(path))
             if target.endpoint == "console":
                 self._parts.authenticator.require("read" if method in ("GET", "HEAD") else "operate", headers)
                 return await self._console(scope, receive, send)
@@ -115,60 +105,27 @@ class Gateway:
             request = Request(target, headers, receive, arrival_s, transport_id, self.table)
             return await self._handlers[target.endpoint](request)
         except RayMLOpsError as error:
-            response = _refusal(error)
+            response = refusal(error, protocol_of(path))
         except Exception as error:
-            logger.exception("fail to answer path=%s", scope.get("path"))
-            response = _refusal(RayMLOpsError(f"{type(error).__name__}: {error}", "gateway", "see the replica's log"))
-        model = (target.model if target is not None else None) or ""
-        known = self.table.models
-        if not model and len(known) == 1:
-            model = next(iter(known))
-        self._parts.telemetry.book_refusal(model if model in known else "", response.status)
+            logger.exception("fail to answer path=%r", scope.get("path"))
+            unknown = RayMLOpsError(f"{type(error).__name__}: {error}", "gateway", "see the replica's log")
+            response = refusal(unknown, protocol_of(path))
+        self.book_refusal(None if target is None else target.model, response.status)
         return response
 
-    # -- predictions and labels -----------------------------------------------------------------------
+    def book_refusal(self, model: str | None, status: int) -> None:
+        """Count an answer that is an error, under the model it was meant for if there is such a one."""
+        known = self.table.models
+        name = model or (next(iter(known)) if len(known) == 1 else "")
+        self._parts.telemetry.book_refusal(name if name in known else "", status)
 
-    async def _predict(self, request: Request) -> Response:
-        loaded = request.loaded.find(request.target.model)
-        pinned_to = self._pinned_to(request.headers)
-        async with self._admission:
-            body = await read_body(request.headers, request.receive, self._limits.body_bytes)
-            parsed = parse_predict(
-                body,
-                loaded.columns,
-                self._limits,
-                transport_id=request.transport_id,
-                arrival_us=int(request.arrival_s * 1e6),
-            )
-            answered = await self._answering.answer(loaded, parsed, request.arrival_s, pinned_to)
-        content = {
-            "predictions": answered.answer.prediction.to_json(),
-            "ids": parsed.ids,
-            "model": loaded.routes.model,
-            "version": answered.version,
-            "arm": answered.arm,
-            "request_id": parsed.request_id,
-        }
-        headers: Headers = (
-            (b"x-model-version", answered.version.encode()),
-            (b"x-route-version", str(loaded.routes.version).encode()),
-        )
-        if request.transport_id is None:  # else whoever made the id (Serve's proxy) sends it back
-            headers = (*headers, (b"x-request-id", parsed.request_id.encode()))
-        return json_response(content, headers=headers)
-
-    def _pinned_to(self, headers: Mapping[bytes, bytes]) -> str | None:
-        version = headers.get(b"x-model-version")
-        if version is None:
-            return None
-        self._parts.authenticator.require("operate", headers)
-        return version.decode("latin-1")
+    # -- labels ------------------------------------------------------------------------------------
 
     async def _feedback(self, request: Request) -> Response:
         loaded = request.loaded.find(request.target.model)
         model = loaded.routes.model
         async with self._admission:
-            body = await read_body(request.headers, request.receive, self._limits.body_bytes)
+            body = await read_content(request.headers, request.receive, self._limits.body_bytes)
             given = parse_labels(body, self._limits)
             encoder = loaded.champion.bundle.encoder
             for index, (_, label, _) in enumerate(given):
@@ -199,7 +156,7 @@ class Gateway:
     async def _command(self, request: Request) -> Response:
         model = request.loaded.find(request.target.model).routes.model
         verb, control = request.target.argument, self._parts.control
-        body = await read_body(request.headers, request.receive, self._limits.body_bytes)
+        body = await read_content(request.headers, request.receive, self._limits.body_bytes)
         if verb != "start":
             given = parse_command(body, self._limits, {"reason": str, "by": str})
             call = control.command(model, verb, by=given.get("by", "operator"), reason=given.get("reason", ""))
@@ -232,13 +189,7 @@ def _relative_path(scope: Scope) -> str:
     return path.removeprefix(root) if root and path.startswith(root) else path
 
 
-def _wrong_method(target: Target, method: str) -> Response:
+def _wrong_method(target: Target, method: str, protocol: ProtocolName) -> Response:
     allowed = METHODS.get(target.endpoint, "GET")
     error = RequestError(f"{method} is not allowed here", "method", f"use {allowed}")
-    return error_response(error, 405, ((b"allow", allowed.encode()),))
-
-
-def _refusal(error: RayMLOpsError) -> Response:
-    status = next((status for kind, status in _STATUS if isinstance(error, kind)), None)
-    is_unknown = isinstance(error, UnauthorizedError)
-    return error_response(error, status, ((b"www-authenticate", b'Basic realm="ray-mlops"'),) if is_unknown else ())
+    return refusal(error, protocol, 405, ((b"allow", allowed.encode()),))

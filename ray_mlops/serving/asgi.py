@@ -53,21 +53,18 @@ def error_response(error: RayMLOpsError, status: int | None = None, headers: Hea
 
 
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit_bytes: int) -> bytes:
-    """Read a request's body, giving up as soon as it is over the limit, chunked or not.
+    """Read a request's body as it came, giving up as soon as it is over the limit, chunked or not.
 
     Raises:
         PayloadTooLargeError: The declared or the actual length is over the limit.
-        RequestError: The length is not a number, or the body is compressed.
+        RequestError: The length is not a number.
         ConnectionResetError: The client went away before the body was complete.
     """
-    if (encoding := headers.get(b"content-encoding", b"identity")) != b"identity":
-        problem = f"content-encoding {encoding.decode('latin-1')!r} is not supported"
-        raise RequestError(problem, "headers", "send the body uncompressed")
     if (declared := headers.get(b"content-length")) is not None:
         if not declared.isdigit():
             raise RequestError("content-length is not a number", "headers")
         if int(declared) > limit_bytes:
-            raise _too_large(limit_bytes)
+            raise too_large(limit_bytes)
     chunks, size = [], 0
     while True:
         message = await receive()
@@ -76,7 +73,7 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit_byte
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit_bytes:
-            raise _too_large(limit_bytes)
+            raise too_large(limit_bytes)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -102,6 +99,7 @@ async def run_lifespan(receive: Receive, send: Send, on_shutdown: Callable[[], A
             return
 
 
-def _too_large(limit_bytes: int) -> PayloadTooLargeError:
+def too_large(limit_bytes: int) -> PayloadTooLargeError:
+    """The error for a body over the limit."""
     problem = f"the body is larger than {limit_bytes} bytes"
     return PayloadTooLargeError(problem, "body", "send fewer rows at once or raise serving.max_body_mb")

@@ -23,6 +23,8 @@ from ray_mlops.serving.app import Gateway
 from ray_mlops.serving.asgi import AsgiApp
 from ray_mlops.serving.auth import Authenticator, create_once, load_tokens
 from ray_mlops.serving.following import RouteFollower, TallyReporter
+from ray_mlops.serving.grpc_methods import GrpcMethods
+from ray_mlops.serving.grpc_service import GrpcService
 from ray_mlops.serving.label_log import LabelLog
 from ray_mlops.serving.loaded import LoadedTable, ModelSettings, TableLoader, check_complete
 from ray_mlops.serving.log_table import LogFormat
@@ -53,7 +55,7 @@ class GatewaySettings:
     """Where users reach the gateway."""
 
 
-class GatewayReplica:
+class GatewayReplica(GrpcMethods):
     """One replica: builds a ``Gateway`` and keeps it supplied with routes.
 
     It starts with the ledger's routes and every champion loaded, or not at all.
@@ -86,23 +88,22 @@ class GatewayReplica:
         settled = await asyncio.to_thread(book_lost, accounts, files, FormatFinder(table).find, sink)
         log.lost_before = settled["lost"]
         control = RolloutsClient()
-        self._gateway = Gateway(
-            Parts(
-                serving=serving,
-                telemetry=telemetry,
-                predictions=log,
-                labels=LabelLog(files, replica),
-                authenticator=Authenticator(tokens, serving.predict_auth),
-                arms=arms,
-                control=control,
-                monitor=load_hook(hooks.monitor_view, store),
-                label_sink=load_hook(hooks.label_sink, store),
-                explainer=load_hook(hooks.explainer, store),
-                console=load_hook(hooks.console, store),
-            ),
-            on_shutdown=self._stop,
+        parts = Parts(
+            serving=serving,
+            telemetry=telemetry,
+            predictions=log,
+            labels=LabelLog(files, replica),
+            authenticator=Authenticator(tokens, serving.predict_auth),
+            arms=arms,
+            control=control,
+            monitor=load_hook(hooks.monitor_view, store),
+            label_sink=load_hook(hooks.label_sink, store),
+            explainer=load_hook(hooks.explainer, store),
+            console=load_hook(hooks.console, store),
         )
+        self._gateway = Gateway(parts, on_shutdown=self._stop)
         self._gateway.table = table
+        self.grpc_service = GrpcService(self._gateway, parts)
         self._log = log
         log.start()
         follower = RouteFollower(
@@ -127,7 +128,12 @@ class GatewayReplica:
 
     async def describe(self) -> dict[str, Any]:
         """What a second launcher must know before it may join."""
-        return {"database": self._settings.store.database_url, "url": self._settings.url}
+        settings = self._settings
+        return {
+            "database": settings.store.database_url,
+            "url": settings.url,
+            "grpc_port": settings.serving.grpc_port,
+        }
 
     async def _stop(self) -> None:
         for task in self._tasks:

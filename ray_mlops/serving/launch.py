@@ -16,6 +16,7 @@ from ray_mlops.runtime.environment import ingress_host, is_loopback
 from ray_mlops.runtime.ports import free_port
 from ray_mlops.serving.auth import load_tokens
 from ray_mlops.serving.deployment import GatewaySettings, gateway_application
+from ray_mlops.serving.grpc_service import SERVICER
 from ray_mlops.serving.protocol import GATEWAY_APP, Hooks
 from ray_mlops.serving.serve_apps import QUIET, app_status, run_app
 
@@ -31,6 +32,8 @@ class GatewayAddress:
     url: str
     port: int
     replicas: int
+    grpc_port: int | None = None
+    """None: gRPC is off."""
 
 
 def launch_gateway(
@@ -53,23 +56,42 @@ def launch_gateway(
     deadline = time.monotonic() + timeout_s
     found = _find(store, deadline)
     if found is not None:
+        if serving.grpc_port is not None and found.grpc_port is None:
+            logger.warning("gRPC stays off: Serve runs without it remedy=stop the cluster, and start with it")
         return found
     load_tokens(store.local_root)
     if serving.predict_auth == "open" and not is_loopback(serving.host):
         logger.warning("open to every host host=%s remedy=set serving.predict_auth to token", serving.host)
-    port = free_port(serving.port, serving.host)
-    if serving.port not in (0, port):
-        logger.warning("port in use wanted=%d taken=%d", serving.port, port)
-    node_ip = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-    host = ingress_host(serving.host, node_ip, os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1")
-    http = {"host": host, "port": port, "request_timeout_s": serving.request_timeout_s + 5.0}
-    serve.start(proxy_location="HeadOnly", http_options=http, logging_config=QUIET)
-    url = f"http://{_reachable(serving.host)}:{port}"
-    settings = GatewaySettings(store, _with_port(serving, port), hooks, url)
+    taken = _with_free_ports(serving)
+    start_serve(taken)
+    url = f"http://{_reachable(serving.host)}:{taken.port}"
+    settings = GatewaySettings(store, taken, hooks, url)
     run_app(gateway_application(settings), GATEWAY_APP, "/", deadline - time.monotonic())
     _wait_for_answer(url, deadline)
-    logger.info("started gateway url=%s replicas=%d", url, serving.num_replicas)
-    return GatewayAddress(url, port, serving.num_replicas)
+    logger.info("started gateway url=%s grpc_port=%s replicas=%d", url, taken.grpc_port, serving.num_replicas)
+    return GatewayAddress(url, taken.port, serving.num_replicas, taken.grpc_port)
+
+
+def start_serve(serving: ServingConfig) -> None:
+    """Start Serve with its ingress of HTTP, and of gRPC where that is on; nothing happens when it runs already.
+
+    Raises:
+        ClusterError: The host cannot be served behind HAProxy.
+    """
+    node_ip = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    host = ingress_host(serving.host, node_ip, os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1")
+    timeout_s = serving.request_timeout_s + 5.0
+    http = {"host": host, "port": serving.port, "request_timeout_s": timeout_s}
+    grpc = None
+    if serving.grpc_port is not None:
+        # Without reflection: it would list our messages, which are not in the pool that it looks into.
+        grpc = {
+            "port": serving.grpc_port,
+            "grpc_servicer_functions": [SERVICER],
+            "request_timeout_s": timeout_s,
+            "enable_reflection": False,
+        }
+    serve.start(proxy_location="HeadOnly", http_options=http, grpc_options=grpc, logging_config=QUIET)
 
 
 def shutdown_gateway() -> None:
@@ -77,9 +99,18 @@ def shutdown_gateway() -> None:
     serve.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _with_port(serving: ServingConfig, port: int) -> ServingConfig:
-    """The same configuration with the port that was taken."""
-    return ServingConfig.model_validate({**serving.model_dump(), "port": port})
+def _with_free_ports(serving: ServingConfig) -> ServingConfig:
+    """The same configuration with the ports that are taken: those asked for, or the next free ones."""
+    ports = {"port": serving.port}
+    if serving.grpc_port is not None:
+        ports["grpc_port"] = serving.grpc_port
+    for name, wanted in ports.items():
+        ports[name] = free_port(wanted, serving.host)
+        if name == "grpc_port" and ports[name] == ports["port"]:
+            ports[name] = free_port(ports["port"] + 1, serving.host)
+        if wanted not in (0, ports[name]):
+            logger.warning("port in use setting=%s wanted=%d taken=%d", name, wanted, ports[name])
+    return ServingConfig.model_validate({**serving.model_dump(), **ports})
 
 
 def _find(store: StoreConfig, deadline: float) -> GatewayAddress | None:
@@ -104,7 +135,8 @@ def _find(store: StoreConfig, deadline: float) -> GatewayAddress | None:
         raise ClusterError(problem, "store.database", "use the same ledger, or a cluster of its own")
     _wait_for_answer(described["url"], deadline)
     replicas = serve.status().applications[GATEWAY_APP].deployments["Gateway"].replica_states
-    return GatewayAddress(described["url"], int(described["url"].rpartition(":")[2]), sum(replicas.values()))
+    port = int(described["url"].rpartition(":")[2])
+    return GatewayAddress(described["url"], port, sum(replicas.values()), described["grpc_port"])
 
 
 def _reachable(host: str) -> str:

@@ -1,12 +1,13 @@
 """The OpenAPI 3.1 document of the models that are deployed, exact to the column."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
+from ray_mlops.serving import openapi_mlflow, openapi_oip
 from ray_mlops.serving.loaded import LoadedModel, LoadedTable
-from ray_mlops.serving.parse import ID_PATTERN, MAX_ROUTING_KEY, Limits
+from ray_mlops.serving.openapi_parts import ERRORS, ID_SCHEMA, PREDICT_ERRORS, operation, record, ref, text_operation
+from ray_mlops.serving.parse import MAX_ROUTING_KEY, Limits
 
 _TYPES: tuple[tuple[pa.DataType, dict[str, Any]], ...] = (
     (pa.float64(), {"type": ["number", "null"]}),
@@ -14,40 +15,42 @@ _TYPES: tuple[tuple[pa.DataType, dict[str, Any]], ...] = (
     (pa.string(), {"type": ["string", "number", "boolean", "null"]}),
     (pa.timestamp("us", tz="UTC"), {"type": ["string", "null"], "format": "date-time"}),
 )
-ERROR_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["type", "message", "where", "remedy"],
-            "properties": {name: {"type": "string"} for name in ("type", "message", "where", "remedy")},
-        }
-    },
-}
-_ID = {"type": "string", "pattern": f"^{ID_PATTERN.pattern}$"}
 
 
 def openapi(table: LoadedTable, limits: Limits) -> dict[str, Any]:
     """Describe every endpoint of every model; the short paths as well, where one model is deployed."""
-    schemas: dict[str, Any] = {"Error": ERROR_SCHEMA}
+    schemas: dict[str, Any] = {**ERRORS, **openapi_oip.shared_schemas(limits)}
     paths: dict[str, Any] = {
-        "/healthz": {"get": _operation("Is this replica ready?", {"type": "object"}, errors=())},
-        "/models": {"get": _operation("The models that are deployed.", {"type": "object"})},
-        "/metrics": {"get": _text("Metrics for Prometheus.")},
-        "/openapi.json": {"get": _operation("This document.", {"type": "object"})},
+        "/healthz": {"get": operation("Is this replica ready?", {"type": "object"}, errors=())},
+        "/models": {"get": operation("The models that are deployed.", {"type": "object"})},
+        "/metrics": {"get": text_operation("Metrics for Prometheus.")},
+        "/openapi.json": {"get": operation("This document.", {"type": "object"})},
+        **openapi_oip.server_paths(),
+        **openapi_mlflow.server_paths(),
     }
     for name, loaded in sorted(table.models.items()):
-        schemas[f"{name}.Instance"] = instance_schema(loaded)
-        schemas[f"{name}.Prediction"] = prediction_schema(loaded)
+        schemas |= _model_schemas(name, loaded, limits)
+        paths |= openapi_oip.model_paths(name)
         prefixes = [f"/models/{name}", ""] if len(table.models) == 1 else [f"/models/{name}"]
         for prefix in prefixes:
-            paths.update(_model_paths(prefix, name, loaded, limits))
+            paths |= _model_paths(prefix, name, loaded, limits) | openapi_mlflow.model_paths(prefix, name)
     return {
         "openapi": "3.1.0",
         "info": {"title": "ray-mlops", "version": str(table.version), "description": "Predictions, labels, rollouts."},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+    }
+
+
+def _model_schemas(name: str, loaded: LoadedModel, limits: Limits) -> dict[str, Any]:
+    instance = instance_schema(loaded)
+    return {
+        f"{name}.Instance": instance,
+        f"{name}.Prediction": prediction_schema(loaded),
+        f"{name}.InferRequest": openapi_oip.infer_schema(loaded, limits),
+        f"{name}.InferAnswer": openapi_oip.answer_schema(name, loaded),
+        f"{name}.Invocation": openapi_mlflow.invocation_schema(name, limits, instance),
+        f"{name}.Predictions": openapi_mlflow.answer_schema(loaded),
     }
 
 
@@ -83,89 +86,59 @@ def prediction_schema(loaded: LoadedModel) -> dict[str, Any]:
     probability = {"type": "number", "minimum": 0, "maximum": 1}
     label = {"enum": list(bundle.classes)}
     if bundle.task == "binary":
-        return _object({"label": label, "probability": probability})
+        return record({"label": label, "probability": probability})
     by_class = {str(name): probability for name in bundle.classes}
-    return _object({"label": label, "probabilities": _object(by_class)})
+    return record({"label": label, "probabilities": record(by_class)})
 
 
 def _model_paths(prefix: str, name: str, loaded: LoadedModel, limits: Limits) -> dict[str, Any]:
     label = {"enum": list(loaded.champion.bundle.classes)} if loaded.champion.bundle.classes else {"type": "number"}
-    instances = {"type": "array", "items": _ref(f"{name}.Instance"), "minItems": 1, "maxItems": limits.rows}
-    ids = {"type": "array", "items": _ID, "uniqueItems": True}
-    predict = _object(
+    instances = {"type": "array", "items": ref(f"{name}.Instance"), "minItems": 1, "maxItems": limits.rows}
+    ids = {"type": "array", "items": ID_SCHEMA, "uniqueItems": True}
+    predict = record(
         {
             "instances": instances,
             "routing_key": {"type": "string", "minLength": 1, "maxLength": MAX_ROUTING_KEY},
             "ids": ids,
-            "request_id": _ID,
+            "request_id": ID_SCHEMA,
         },
         required=("instances",),
     )
-    predicted = _object(
+    predicted = record(
         {
-            "predictions": {"type": "array", "items": _ref(f"{name}.Prediction")},
+            "predictions": {"type": "array", "items": ref(f"{name}.Prediction")},
             "ids": ids,
             "model": {"const": name},
             "version": {"type": "string"},
             "arm": {"enum": ["champion", "candidate"]},
-            "request_id": _ID,
+            "request_id": ID_SCHEMA,
         }
     )
     time = {"type": ["string", "null"], "format": "date-time"}
-    one_label = _object({"id": _ID, "label": label, "time": time}, required=("id", "label"))
+    one_label = record({"id": ID_SCHEMA, "label": label, "time": time}, required=("id", "label"))
     labels = {"type": "array", "items": one_label, "minItems": 1, "maxItems": limits.rows}
     reason = {"reason": {"type": "string"}}
     start = {"version": {"type": "string"}, "override_gate": {"type": "string"}, "skip_shadow": {"type": "boolean"}}
-    explain = _operation("Why a prediction was made.", {"type": "object"}, errors=(401, 403, 404))
-    explain["parameters"] = [{"name": "prediction_id", "in": "path", "required": True, "schema": _ID}]
+    explain = operation("Why a prediction was made.", {"type": "object"}, errors=(401, 403, 404))
+    explain["parameters"] = [{"name": "prediction_id", "in": "path", "required": True, "schema": ID_SCHEMA}]
     paths: dict[str, Any] = {
-        "/predict": {"post": _operation("Predict.", predicted, predict, (400, 401, 403, 404, 413, 503))},
+        "/predict": {"post": operation("Predict.", predicted, predict, PREDICT_ERRORS)},
         "/feedback": {
-            "post": _operation(
-                "Send labels.", {"type": "object"}, _object({"labels": labels}), (400, 401, 403, 404, 413, 503)
+            "post": operation(
+                "Send labels.", {"type": "object"}, record({"labels": labels}), (400, 401, 403, 404, 413, 503)
             )
         },
-        "/monitoring": {"get": _operation("What the monitor sees.", {"type": "object"})},
-        "/rollout": {"get": _operation("The rollout's state and evidence.", {"type": "object"})},
+        "/monitoring": {"get": operation("What the monitor sees.", {"type": "object"})},
+        "/rollout": {"get": operation("The rollout's state and evidence.", {"type": "object"})},
         "/explain/{prediction_id}": {"get": explain},
-        "/rollout/start": {"post": _command("Put a version on trial.", _object(start, required=("version",)))},
+        "/rollout/start": {"post": _command("Put a version on trial.", record(start, required=("version",)))},
     }
     for verb in ("pause", "resume", "promote", "rollback"):
-        paths[f"/rollout/{verb}"] = {"post": _command(f"{verb.capitalize()} the rollout.", _object(reason, ()))}
+        paths[f"/rollout/{verb}"] = {"post": _command(f"{verb.capitalize()} the rollout.", record(reason, ()))}
     return {prefix + path: operations for path, operations in paths.items()}
 
 
-def _operation(
-    summary: str, answer: dict[str, Any], body: dict[str, Any] | None = None, errors: tuple[int, ...] = (401, 403, 404)
-) -> dict[str, Any]:
-    responses = {"200": {"description": "Done.", "content": _json(answer)}}
-    responses |= {str(status): {"description": "See the error.", "content": _json(_ref("Error"))} for status in errors}
-    operation: dict[str, Any] = {"summary": summary, "responses": responses}
-    if body is not None:
-        operation["requestBody"] = {"required": True, "content": _json(body)}
-    return operation
-
-
 def _command(summary: str, body: dict[str, Any]) -> dict[str, Any]:
-    operation = _operation(summary, {"type": "object"}, body, (400, 401, 403, 404, 409, 503))
-    operation["requestBody"]["required"] = "required" in body
-    return {**operation, "security": [{"token": []}]}
-
-
-def _text(summary: str) -> dict[str, Any]:
-    content = {"text/plain": {"schema": {"type": "string"}}}
-    return {"summary": summary, "responses": {"200": {"description": "Done.", "content": content}}}
-
-
-def _object(properties: Mapping[str, Any], required: tuple[str, ...] | None = None) -> dict[str, Any]:
-    names = list(properties) if required is None else list(required)
-    described = {"type": "object", "properties": dict(properties), "additionalProperties": False}
-    return {**described, "required": names} if names else described
-
-
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
-
-
-def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{name}"}
+    described = operation(summary, {"type": "object"}, body, (400, 401, 403, 404, 409, 503))
+    described["requestBody"]["required"] = "required" in body
+    return {**described, "security": [{"token": []}]}

@@ -4,23 +4,18 @@ import difflib
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-import orjson
 
 from ray_mlops.config import ServingConfig
 from ray_mlops.data.values import MISSING_US, time_us
 from ray_mlops.errors import PayloadTooLargeError, RequestError
+from ray_mlops.serving.json_body import parse_json
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}")
 """Safe in a path, a file name and a log line."""
 MAX_ROUTING_KEY = 256
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_STEP = np.zeros(256, np.int32)
-_STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +59,6 @@ class PredictRequest:
     """Event time of each row, microseconds since 1970 UTC; None: no row has one, arrival counts."""
 
 
-def parse_json(body: bytes, max_depth: int) -> Any:
-    """Parse JSON that is not nested deeper than allowed.
-
-    NaN, Infinity and numbers too large for a double are not JSON.
-
-    Raises:
-        RequestError: It is not JSON, or is nested too deeply.
-
-    Example:
-        >>> parse_json(b'{"a": [1, 2]}', max_depth=2)
-        {'a': [1, 2]}
-    """
-    if not body:
-        raise RequestError("the body is empty", "body", 'send JSON like {"instances": [{"column": 1}]}')
-    if body.count(b"[") + body.count(b"{") > max_depth and _nests_deeper(body, max_depth):
-        raise RequestError(f"JSON is nested deeper than {max_depth} levels", "body")
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"not JSON: {error}", "body") from None
-
-
 def parse_predict(
     body: bytes, columns: InputColumns, limits: Limits, *, transport_id: str | None = None, arrival_us: int = 0
 ) -> PredictRequest:
@@ -102,21 +75,46 @@ def parse_predict(
         RequestError: Anything that is wrong, with its place.
         PayloadTooLargeError: Too many rows.
     """
-    content = _members(parse_json(body, limits.depth), {"instances", "routing_key", "ids", "request_id"}, "body")
-    rows = _rows(content, "instances", limits.rows)
-    _check_columns(rows, columns)
-    ids = _ids(content.get("ids"), len(rows))
-    request_id = content.get("request_id")
+    content = members(parse_json(body, limits.depth), {"instances", "routing_key", "ids", "request_id"}, "body")
+    rows = list_of_rows(content, "instances", limits.rows)
+    check_columns(rows, columns, "instances")
+    return build_request(rows, columns, content, transport_id=transport_id, arrival_us=arrival_us)
+
+
+def build_request(
+    rows: list[dict[str, Any]],
+    columns: InputColumns,
+    named: Mapping[str, Any],
+    *,
+    where: str = "instances",
+    transport_id: str | None = None,
+    arrival_us: int = 0,
+) -> PredictRequest:
+    """Give checked rows their ids, routing key and event times; every protocol's requests are made here.
+
+    Args:
+        rows: With columns that ``check_columns`` has passed.
+        columns: Says which column is the event time.
+        named: What the client chose itself of ``ids``, ``request_id`` and ``routing_key``.
+        where: What the client's protocol calls the rows.
+        transport_id: As in ``parse_predict``.
+        arrival_us: As in ``parse_predict``.
+
+    Raises:
+        RequestError: An id, the routing key or an event time is wrong.
+    """
+    ids = _ids(named.get("ids"), len(rows))
+    request_id = named.get("request_id")
     if request_id is not None:
-        _check_id(request_id, "request_id")
+        check_id(request_id, "request_id")
     unit = request_id or (ids[0] if ids else None) or _transport_unit(transport_id)
     return PredictRequest(
         rows=rows,
         ids=ids or [f"{unit}-{index}" for index in range(len(rows))],
         request_id=unit,
         is_named=bool(ids or request_id),
-        routing_key=_routing_key(content.get("routing_key")),
-        event_us=_event_times(rows, columns, arrival_us),
+        routing_key=_routing_key(named.get("routing_key")),
+        event_us=_event_times(rows, columns, arrival_us, where),
     )
 
 
@@ -140,47 +138,6 @@ def parse_event_time(value: Any, where: str) -> int:
     return time
 
 
-def parse_labels(body: bytes, limits: Limits) -> list[tuple[str, Any, int | None]]:
-    """Check the shape of ``POST /feedback``: ``{"labels": [{"id", "label", "time"?}]}``.
-
-    Returns:
-        Id, label and event time in microseconds (None when not given) of each label, in order.
-
-    Raises:
-        RequestError: Anything that is wrong, with its place.
-        PayloadTooLargeError: Too many labels.
-    """
-    content = _members(parse_json(body, limits.depth), {"labels"}, "body")
-    labels = []
-    for index, row in enumerate(_rows(content, "labels", limits.rows)):
-        where = f"labels[{index}]"
-        _members(row, {"id", "label", "time"}, where)
-        _check_id(row.get("id"), f"{where}.id")
-        if row.get("label") is None:
-            raise RequestError("a label is missing", f"{where}.label")
-        time = None if row.get("time") is None else parse_event_time(row["time"], f"{where}.time")
-        labels.append((row["id"], row["label"], time))
-    return labels
-
-
-def parse_command(body: bytes, limits: Limits, allowed: Mapping[str, type]) -> dict[str, Any]:
-    """Check the optional JSON object of an operator's command.
-
-    Args:
-        body: Nothing, or a JSON object.
-        limits: The deepest nesting.
-        allowed: The type of each member.
-
-    Raises:
-        RequestError: An unknown member, or one of the wrong type.
-    """
-    content = _members(parse_json(body, limits.depth) if body.strip() else {}, set(allowed), "body")
-    for name, value in content.items():
-        if value is not None and not isinstance(value, allowed[name]):
-            raise RequestError(f"expected a {allowed[name].__name__}, got {shorten(value)}", name)
-    return {name: value for name, value in content.items() if value is not None}
-
-
 def near(name: str, known: Sequence[str]) -> str:
     """Say the nearest right name, or all of them when none is near.
 
@@ -198,48 +155,77 @@ def shorten(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _nests_deeper(body: bytes, max_depth: int) -> bool:
-    brackets = np.frombuffer(_STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS), np.uint8)
-    return bool(brackets.size) and int(np.cumsum(_STEP[brackets]).max()) > max_depth
+def members(content: Any, known: AbstractSet[str], where: str) -> dict[str, Any]:
+    """Check that content is a JSON object without unknown keys.
 
-
-def _members(content: Any, known: set[str], where: str) -> dict[str, Any]:
+    Raises:
+        RequestError: It is not.
+    """
     if not isinstance(content, dict):
         raise RequestError(f"expected a JSON object, got {shorten(content)}", where)
     if unknown := content.keys() - known:
         name = min(unknown)
-        raise RequestError(f"unknown key {name!r}", where, near(name, sorted(known)))
+        raise RequestError(f"unknown key {shorten(name)}", where, near(name, sorted(known)))
     return content
 
 
-def _rows(content: Mapping[str, Any], name: str, max_rows: int) -> list[dict[str, Any]]:
+def list_of_rows(content: Mapping[str, Any], name: str, max_rows: int) -> list[dict[str, Any]]:
+    """Check that a member is a list of objects, neither empty nor too long.
+
+    Raises:
+        RequestError: It is not.
+        PayloadTooLargeError: It is too long.
+    """
     rows = content.get(name)
     if not isinstance(rows, list):
         raise RequestError(f"expected a list of objects, got {shorten(rows)}", name)
-    if not rows:
-        raise RequestError("the list is empty", name)
-    if len(rows) > max_rows:
-        remedy = "send fewer rows at once or raise serving.max_rows"
-        raise PayloadTooLargeError(f"{len(rows)} rows are more than {max_rows}", name, remedy)
+    check_count(len(rows), max_rows, name)
     for index, row in enumerate(rows):
         if type(row) is not dict:
             raise RequestError(f"expected an object, got {shorten(row)}", f"{name}[{index}]")
     return rows
 
 
-def _check_columns(rows: Sequence[dict[str, Any]], columns: InputColumns) -> None:
+def check_count(num_rows: int, max_rows: int, where: str) -> None:
+    """Check a number of rows.
+
+    Raises:
+        RequestError: There is none.
+        PayloadTooLargeError: There are too many.
+    """
+    if not num_rows:
+        raise RequestError("the list is empty", where)
+    if num_rows > max_rows:
+        remedy = "send fewer rows at once or raise serving.max_rows"
+        raise PayloadTooLargeError(f"{num_rows} rows are more than {max_rows}", where, remedy)
+
+
+def check_columns(rows: Sequence[dict[str, Any]], columns: InputColumns, where: str) -> None:
+    """Check that every row has the columns it must have, and no others.
+
+    Raises:
+        RequestError: One has not; names the row and the column.
+    """
     timed = columns.required | {columns.event_time} if columns.event_time else columns.required
     for index, row in enumerate(rows):
         keys = row.keys()
         if keys == timed or keys == columns.required:
             continue
-        accepted = columns.allowed | timed
-        if unknown := keys - accepted:
-            name = min(unknown)
-            raise RequestError(f"unknown column {name!r}", f"instances[{index}]", near(name, sorted(accepted)))
-        if missing := columns.required - keys:
-            problem = f"column {min(missing)!r} is missing"
-            raise RequestError(problem, f"instances[{index}]", "send null for a missing value")
+        check_names(keys, columns, f"{where}[{index}]", "send null for a missing value")
+
+
+def check_names(names: AbstractSet[str], columns: InputColumns, where: str, remedy: str) -> None:
+    """Check the names of the columns that were sent.
+
+    Raises:
+        RequestError: One is unknown, or one is missing; then ``remedy`` says what to do.
+    """
+    accepted = columns.allowed | {columns.event_time} if columns.event_time else columns.allowed
+    if unknown := names - accepted:
+        name = min(unknown)
+        raise RequestError(f"unknown column {shorten(name)}", where, near(name, sorted(accepted)))
+    if missing := columns.required - names:
+        raise RequestError(f"column {min(missing)!r} is missing", where, remedy)
 
 
 def _ids(ids: Any, num_rows: int) -> list[str] | None:
@@ -248,14 +234,19 @@ def _ids(ids: Any, num_rows: int) -> list[str] | None:
     if not isinstance(ids, list) or len(ids) != num_rows:
         raise RequestError(f"expected a list of {num_rows} strings, one for each instance, got {shorten(ids)}", "ids")
     for index, value in enumerate(ids):
-        _check_id(value, f"ids[{index}]")
+        check_id(value, f"ids[{index}]")
     if len(set(ids)) != len(ids):
         repeated = next(value for value in ids if ids.count(value) > 1)
         raise RequestError(f"{repeated!r} occurs twice", "ids", "ids must be unique")
     return ids
 
 
-def _check_id(value: Any, where: str) -> None:
+def check_id(value: Any, where: str) -> None:
+    """Check an id that a client has chosen.
+
+    Raises:
+        RequestError: It is no text, or has characters that are not safe everywhere.
+    """
     if not isinstance(value, str) or not ID_PATTERN.fullmatch(value):
         rule = "letters, digits and ._:@+=- , first a letter or digit, at most 128"
         raise RequestError(f"{shorten(value)} is no valid id", where, f"use {rule}")
@@ -273,12 +264,14 @@ def _routing_key(value: Any) -> str | None:
     return value
 
 
-def _event_times(rows: Sequence[dict[str, Any]], columns: InputColumns, arrival_us: int) -> list[int] | None:
+def _event_times(
+    rows: Sequence[dict[str, Any]], columns: InputColumns, arrival_us: int, where: str
+) -> list[int] | None:
     name = columns.event_time
     if name is None or not any(name in row for row in rows):
         return None
     times = []
     for index, row in enumerate(rows):
         value = row.get(name) if name in columns.allowed else row.pop(name, None)
-        times.append(arrival_us if value is None else parse_event_time(value, f"instances[{index}].{name}"))
+        times.append(arrival_us if value is None else parse_event_time(value, f"{where}[{index}].{name}"))
     return times

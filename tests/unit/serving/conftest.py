@@ -49,13 +49,23 @@ class Sum(nn.Module):
         return total * torch.arange(1, self.num_outputs + 1, dtype=torch.float32)
 
 
-def build_bundle(task: Any = "binary", shift: float = 0.0, extra: str | None = None) -> ModelBundle:
-    """A bundle with inputs ``distance`` (numeric) and ``carrier`` (categorical), and perhaps one more number."""
-    rows = {"distance": [100.0, 200.0, 300.0, None], "carrier": ["UA", "DL", "UA", None]}
+def build_bundle(
+    task: Any = "binary",
+    shift: float = 0.0,
+    extra: str | None = None,
+    rows: Mapping[str, Any] | None = None,
+    optional: Sequence[str] = (),
+) -> ModelBundle:
+    """A bundle with inputs ``distance`` (numeric) and ``carrier`` (categorical), and perhaps one more number.
+
+    ``rows`` are fitted instead of these; ``optional`` inputs may be left out.
+    """
+    columns = dict(rows or {"distance": [100.0, 200.0, 300.0, None], "carrier": ["UA", "DL", "UA", None]})
     if extra is not None:
-        rows[extra] = [1.0, 2.0, 3.0, 4.0]
-    table = pa.table(rows)
-    features = FeaturePipeline.fit_table(table, [FeatureConfig(name=name) for name in rows])
+        columns[extra] = [1.0, 2.0, 3.0, 4.0]
+    table = pa.table(columns)
+    names = [FeatureConfig(name=name) for name in columns]
+    features = FeaturePipeline.fit_table(table, names, optional=optional)
     classes = CLASSES[task]
     spec = ModelSpec(
         task, len(features.numeric_names), features.categorical_sizes, max(1, len(classes) * (len(classes) > 2))

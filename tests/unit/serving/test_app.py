@@ -437,7 +437,7 @@ async def test_too_many_requests_are_told_to_come_back(rig: Any, kit: Any) -> No
 
     rig.arms.behaviours["2"] = answer_late
     await rig.apply(kit.split(0.9999999))
-    rig.gateway._answering._max_on_trial = 10
+    rig.gateway.predicting._answering._max_on_trial = 10
     waiting = [asyncio.create_task(post(rig, "/predict", {"instances": [ROW]})) for _ in range(3)]
     while rig.arms.calls < 2:
         await asyncio.sleep(0)

@@ -108,11 +108,141 @@ def test_every_described_path_exists(rig: Any) -> None:
     document = fetch(rig)
     assert document["openapi"] == "3.1.0"
     for path, operations in document["paths"].items():
-        target = resolve(path.replace("{prediction_id}", "some-id"))
+        target = resolve(path.replace("{prediction_id}", "some-id").replace("{version}", "1"))
         for method in operations:
             assert target.allows(method.upper()), path
     for verb in COMMANDS:
         assert document["paths"][f"/models/flights/rollout/{verb}"]["post"]["security"] == [{"token": []}]
+
+
+DISTANCE = {"name": "distance", "datatype": "FP64", "shape": [1], "data": [200.0]}
+CARRIER = {"name": "carrier", "datatype": "BYTES", "shape": [1], "data": ["UA"]}
+AT = {"name": "at", "datatype": "BYTES", "shape": [1], "data": ["2024-01-01T00:00:00Z"]}
+IDS = {"name": "prediction_id", "datatype": "BYTES", "shape": [1], "data": ["a"]}
+SPLIT = {"columns": ["distance", "carrier"], "data": [[200.0, "UA"]]}
+INFER, INVOKE = "/v2/models/flights/infer", "/models/flights/invocations"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        *(
+            (INFER, {"inputs": inputs})
+            for inputs in (
+                [DISTANCE, CARRIER],
+                [CARRIER, DISTANCE, AT, IDS],
+                [{**DISTANCE, "shape": [1, 1], "data": [[1]], "parameters": None}, CARRIER],
+                [{**DISTANCE, "datatype": "INT8", "data": [127]}, {**CARRIER, "datatype": "INT64", "data": [5]}],
+                [{**DISTANCE, "data": [None]}, {**CARRIER, "data": [None]}, {**AT, "data": [""]}],
+                [DISTANCE, CARRIER, {**AT, "datatype": "INT64", "data": [0]}],
+                [],
+                [DISTANCE],
+                [DISTANCE, CARRIER, CARRIER],
+                [DISTANCE, CARRIER, {**DISTANCE, "name": "more"}],
+                [{**DISTANCE, "datatype": "INT8", "data": [128]}, CARRIER],
+                [{**DISTANCE, "datatype": "INT8", "data": [1.5]}, CARRIER],
+                [{**DISTANCE, "datatype": "BOOL", "data": [True]}, CARRIER],
+                [{**DISTANCE, "datatype": "FP8"}, CARRIER],
+                [{**DISTANCE, "data": ["far"]}, CARRIER],
+                [{**DISTANCE, "data": []}, CARRIER],
+                [{**DISTANCE, "shape": []}, CARRIER],
+                [{**DISTANCE, "shape": [1, 2], "data": [1.0, 2.0]}, CARRIER],
+                [{**DISTANCE, "more": 1}, CARRIER],
+                [DISTANCE, CARRIER, {**AT, "datatype": "INT64", "data": [2**62]}],
+                [DISTANCE, CARRIER, {**IDS, "data": ["a/b"]}],
+                [{**DISTANCE, "name": "input", "shape": [1, 2], "data": [1.0, 2.0]}],
+                {"distance": [1.0]},
+            )
+        ),
+        *(
+            (INFER, {"inputs": [DISTANCE, CARRIER], **more})
+            for more in (
+                {"id": "", "parameters": None, "outputs": None},
+                {"id": "a", "outputs": [{"name": "label", "parameters": {"binary_data": False}}], "model_name": 5},
+                {"parameters": {"routing_key": "k", "other": [1]}, "outputs": []},
+                {"id": "a b"},
+                {"id": 0},
+                {"parameters": {"routing_key": ""}},
+                {"parameters": {"binary_data_output": None}},
+                {"outputs": [{"name": "labels"}]},
+                {"outputs": [{"name": "label", "parameters": {"classification": 3}}]},
+                {"more": 1},
+            )
+        ),
+        *(
+            (INVOKE, body)
+            for body in (
+                {"dataframe_split": SPLIT},
+                {"dataframe_split": {**SPLIT, "index": [0]}, "params": {"ids": ["a"], "request_id": None}},
+                {"dataframe_records": [ROW], "params": None},
+                {"instances": [ROW]},
+                {"inputs": [ROW]},
+                {"inputs": {"distance": [1.0, None], "carrier": ["UA", "DL"]}},
+                {"inputs": {"distance": [[1.0]], "carrier": [["UA"]]}},
+                {},
+                {"instances": [ROW], "inputs": [ROW]},
+                {"instances": []},
+                {"instances": [[1.0, "UA"]]},
+                {"instances": [ROW], "params": {"temperature": 1}},
+                {"dataframe_split": {**SPLIT, "columns": ["distance", "carier"]}},
+                {"dataframe_split": {**SPLIT, "columns": ["distance"], "data": [[1.0]]}},
+                {"dataframe_split": {**SPLIT, "data": []}},
+                {"inputs": {"distance": [1.0]}},
+                {"inputs": {"distance": ["far"], "carrier": ["UA"]}},
+            )
+        ),
+    ],
+)
+def test_document_and_gateway_agree_on_other_protocols(rig: Any, path: str, body: Any) -> None:
+    document = fetch(rig, event_time="at")
+    validator = jsonschema.Draft202012Validator(request_schema(document, path))
+
+    async def ask() -> Any:
+        async with rig.client() as client:
+            return await client.post(path, json=body)
+
+    response = asyncio.run(ask())
+    assert validator.is_valid(body) == (response.status_code == 200), response.text
+    jsonschema.validate(response.json(), answer_schema(document, path, str(response.status_code)))
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+@pytest.mark.parametrize("path", [INFER, INVOKE])
+def test_answers_of_other_protocols_are_as_described(rig: Any, kit: Any, task: str, path: str) -> None:
+    rig.bundles["one"] = kit.build_bundle(task)
+    document = fetch(rig)
+    body = {"inputs": [DISTANCE, CARRIER]} if path == INFER else {"instances": [ROW, ROW]}
+
+    async def ask() -> Any:
+        async with rig.client() as client:
+            return (await client.post(path, json=body)).json()
+
+    jsonschema.validate(asyncio.run(ask()), answer_schema(document, path))
+
+
+def test_matrix_is_described_where_all_columns_are_numbers(rig: Any, kit: Any) -> None:
+    rig.bundles["one"] = kit.build_bundle(rows={"a": [1.0, 2.0], "b": [5.0, 7.0]})
+    document = fetch(rig)
+    validator = jsonschema.Draft202012Validator(request_schema(document, INFER))
+    matrix = {"name": "features", "datatype": "FP32", "shape": [2, 2], "data": [[1.0, None], [3, 4]]}
+    assert validator.is_valid({"inputs": [matrix]})
+    assert validator.is_valid({"inputs": [{**matrix, "name": "input", "data": [1, 2, 3, 4]}, IDS]})
+    assert not validator.is_valid({"inputs": [{**matrix, "shape": [2, 3]}]})
+    assert not validator.is_valid({"inputs": [{**matrix, "name": "c"}]})
+
+
+def test_pages_of_other_protocols_are_as_described(rig: Any) -> None:
+    document = fetch(rig)
+    paths = [path for path in document["paths"] if path.startswith("/v2") and "get" in document["paths"][path]]
+
+    async def ask() -> dict[str, Any]:
+        async with rig.client() as client:
+            return {path: (await client.get(path.replace("{version}", "1"))).json() for path in paths}
+
+    for path, content in asyncio.run(ask()).items():
+        schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        jsonschema.validate(content, {**schema, "components": document["components"]})
+    assert len(paths) == 7
 
 
 def test_short_paths_are_described_for_one_model_only(rig: Any, kit: Any) -> None:
