@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from ray_mlops.config import ServingConfig
 from ray_mlops.errors import FeatureError, NotFoundError, OverloadError, RayMLOpsError, RequestError
 from ray_mlops.serving.loaded import LoadedModel
@@ -24,6 +22,9 @@ logger = logging.getLogger(__name__)
 BREAK_AFTER = 5
 """Failures of a candidate in a row after which it is asked only once in ``PROBE_S``."""
 PROBE_S = 1.0
+PATIENCE_S = 0.1
+"""A client that leaves sooner has not waited for us, and nothing is booked against the arm: an isolated candidate
+has requests on their way for longer than the champion, and would get the blame for every client that stops."""
 
 
 class ArmClient(Protocol):
@@ -38,9 +39,9 @@ class ArmClient(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Assignment:
-    """Which version a request is for."""
+    """Which version a request is for. (Not frozen: see ``Answer``.)"""
 
     arm: ArmName
     version: str
@@ -48,12 +49,14 @@ class Assignment:
     """False where routing had no say: pinned by an operator, or the arm is not loaded here yet."""
     weight: float
     """Share of traffic of this arm."""
+    key_hash: int | None = None
+    """Of the request's routing key, if it has one."""
     is_pinned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answered:
-    """A request's answer, and who gave it."""
+    """A request's answer, and who gave it. (Not frozen: see ``Answer``.)"""
 
     answer: Answer
     arm: ArmName
@@ -105,30 +108,32 @@ class Answering:
         self._log.check_room(len(request.rows))
         start = time.perf_counter()
         chosen = assign(loaded, request, pinned_to)
+        is_champion = chosen.version == loaded.routes.champion.version
         outcome: Outcome = "ok"
         assigned: Answer | None = None
         try:
             answered = None
-            if chosen.version != loaded.routes.champion.version:
+            if not is_champion:
                 assigned, outcome = await self._ask_other(loaded, request, chosen.version)
                 answered = None if assigned is None else Answered(assigned, chosen.arm, chosen.version)
             if answered is None:
-                answered, champion_outcome = await self._ask_champion(loaded, request)
-                if chosen.version == loaded.routes.champion.version:
-                    assigned, outcome = answered.answer, champion_outcome
+                answered = await self._ask_champion(loaded, request)
+                if is_champion:
+                    assigned = answered.answer
         except _ChampionError as failure:
-            if chosen.version == loaded.routes.champion.version:
+            if is_champion:
                 outcome = failure.outcome
             self._book(loaded, request, chosen, outcome, assigned, arrival_s, start)
             raise failure.error from failure.__cause__
         except asyncio.CancelledError:
-            self._book(loaded, request, chosen, "timeout", assigned, arrival_s, start)
-            raise  # the client has waited too long
+            has_waited = time.perf_counter() - start > PATIENCE_S
+            self._book(loaded, request, chosen, "timeout" if has_waited else "ok", assigned, arrival_s, start)
+            raise
         latency_s = self._book(loaded, request, chosen, outcome, assigned, arrival_s, start)
         self._write(loaded, request, chosen, outcome, answered, arrival_s, latency_s)
         return answered
 
-    async def _ask_champion(self, loaded: LoadedModel, request: PredictRequest) -> tuple[Answered, Outcome]:
+    async def _ask_champion(self, loaded: LoadedModel, request: PredictRequest) -> Answered:
         champion, version = loaded.champion, loaded.routes.champion.version
         try:
             if champion.is_quick(len(request.rows)):
@@ -148,7 +153,7 @@ class Answering:
         if fault := champion.fault(answer.prediction, len(request.rows)):
             problem = f"the prediction of version {version} {fault}"
             raise _ChampionError("invalid", RayMLOpsError(problem, loaded.routes.model))
-        return Answered(answer, "champion", version), "ok"
+        return Answered(answer, "champion", version)
 
     async def _ask_other(
         self, loaded: LoadedModel, request: PredictRequest, version: str
@@ -164,8 +169,12 @@ class Answering:
         trial.running += 1
         outcome: Outcome = "error"
         try:
-            async with asyncio.timeout(self._serving.candidate_timeout_s):
-                answer = await self._predict(loaded, version, request.rows)
+            local = loaded.predictors.get(version)
+            if local is not None and local.is_quick(len(request.rows)):
+                answer = await local.answer(request.rows)
+            else:
+                async with asyncio.timeout(self._serving.candidate_timeout_s):
+                    answer = await self._predict(loaded, version, request.rows)
             reason: object = loaded.champion.fault(answer.prediction, len(request.rows))
             if not reason:
                 trial.failures = 0
@@ -212,17 +221,22 @@ class Answering:
     ) -> float:
         latency_s = time.perf_counter() - start
         settings = loaded.settings
-        first_us = request.event_us[0] if request.event_us else int(arrival_s * 1e6)
+        if settings.by_window:
+            first_us = request.event_us[0] if request.event_us else int(arrival_s * 1e6)
+            epoch = first_us // settings.window_us
+        else:
+            epoch = int(arrival_s)
         served = Served(
-            routes=loaded.routes,
-            arm=chosen.arm,
-            version=chosen.version,
-            outcome=outcome,
-            epoch=first_us // settings.window_us if settings.by_window else int(arrival_s),
-            model_s=assigned.seconds if assigned is not None else 0.0,
-            latency_s=latency_s,
-            slo_s=settings.slo_s,
-            is_counted=chosen.is_random,
+            loaded.routes,
+            chosen.arm,
+            chosen.version,
+            outcome,
+            epoch,
+            assigned.seconds if assigned is not None else 0.0,
+            latency_s,
+            settings.slo_s,
+            chosen.is_random,
+            chosen.key_hash,
         )
         self._telemetry.book(served)
         return latency_s
@@ -237,29 +251,30 @@ class Answering:
         arrival_s: float,
         latency_s: float,
     ) -> None:
-        rows, hashes = loaded.format.redacted(request.rows)
-        key, arrival_us = request.routing_key, int(arrival_s * 1e6)
-        record = LogRecord(
-            format=loaded.format,
-            request_id=request.request_id,
-            ids=request.ids,
-            rows=rows,
-            hashes=hashes,
-            event_us=request.event_us,
-            arrival_us=arrival_us,
-            arm=answered.arm,
-            version=answered.version,
-            route_version=loaded.routes.version,
-            routing_key_hash=None if key is None else unit_hash(key),
-            pinned=not chosen.is_random,
-            outcome=outcome,
-            weight=chosen.weight,
-            model_us=round(answered.answer.seconds * 1e6),
-            latency_us=round(latency_s * 1e6),
-            values=np.asarray(answered.answer.prediction.values, np.float64),
+        style, event_us, arrival_us = loaded.format, request.event_us, int(arrival_s * 1e6)
+        rows, hashes = style.redacted(request.rows) if style.redact else (request.rows, {})
+        answer = answered.answer
+        record = LogRecord(  # in the order of its fields: seventeen names would take half a microsecond
+            style,
+            request.request_id,
+            request.ids,
+            rows,
+            hashes,
+            event_us,
+            arrival_us,
+            answered.arm,
+            answered.version,
+            loaded.routes.version,
+            chosen.key_hash,
+            not chosen.is_random,
+            outcome,
+            chosen.weight,
+            int(answer.seconds * 1e6 + 0.5),
+            int(latency_s * 1e6 + 0.5),
+            answer.prediction.values,
         )
-        newest = max(request.event_us) if request.event_us else arrival_us
-        self._log.accept(record, is_named=request.is_named, window=newest // loaded.settings.window_us)
+        newest_us = max(event_us) if event_us else arrival_us
+        self._log.accept(record, is_named=request.is_named, window=newest_us // loaded.settings.window_us)
 
 
 def assign(loaded: LoadedModel, request: PredictRequest, pinned_to: str | None = None) -> Assignment:
@@ -268,22 +283,24 @@ def assign(loaded: LoadedModel, request: PredictRequest, pinned_to: str | None =
     Raises:
         NotFoundError: It is pinned to a version that is not loaded.
     """
-    routes = loaded.routes
+    routes, key = loaded.routes, request.routing_key
     candidate = routes.candidate
     share = candidate.weight if candidate is not None else 0.0
+    key_hash = None if key is None else unit_hash(key)
     if pinned_to is not None:
         if pinned_to not in loaded.versions():
             known = ", ".join(loaded.versions())
             raise NotFoundError(f"version {pinned_to!r} is not loaded", "x-model-version", f"loaded: {known}")
         is_candidate = candidate is not None and pinned_to == candidate.version
         weight = share if is_candidate else 1.0 - share
-        return Assignment("candidate" if is_candidate else "champion", pinned_to, False, weight, is_pinned=True)
-    arm = choose_arm(routes, request.request_id, sticky_key=request.routing_key)
+        arm: ArmName = "candidate" if is_candidate else "champion"
+        return Assignment(arm, pinned_to, False, weight, key_hash, is_pinned=True)
+    arm = choose_arm(routes, request.request_id, sticky_key=key)
     if arm == "champion" or candidate is None:
-        return Assignment("champion", routes.champion.version, True, 1.0 - share)
+        return Assignment("champion", routes.champion.version, True, 1.0 - share, key_hash)
     if candidate.placement == "in_replica" and candidate.version not in loaded.predictors:
-        return Assignment("champion", routes.champion.version, False, 1.0 - share)
-    return Assignment("candidate", candidate.version, True, share)
+        return Assignment("champion", routes.champion.version, False, 1.0 - share, key_hash)
+    return Assignment("candidate", candidate.version, True, share, key_hash)
 
 
 class _ChampionError(Exception):

@@ -1,19 +1,15 @@
-"""What a rollout knows: counts merged over replicas, losses, and how far both are complete.
+"""What a rollout knows: counts of both arms, losses, and what else a decision may look at.
 
-Replicas report cumulative totals, so that a lost, repeated or reordered report changes nothing. An epoch
-enters a decision only when every live replica has answered all that arrived in it: errors that surface
-later on one arm than on the other would otherwise pass for evidence.
+Two kinds of counts. *Requests*, for limits and for people. *Units*, for the tests: what chance assigned to an
+arm independently of everything else, which is a routing key where clients send one, and a request otherwise.
+A user who fails often fails on one arm only, so that a test on requests would find the luck of that draw.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field
-from math import inf
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-
-from ray_mlops.serving.protocol import ArmName, Tally
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -35,6 +31,30 @@ class ArmCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitCounts:
+    """Units of one arm, each counted once in a rollout: where it was, and under which weight, at the time."""
+
+    units: int = 0
+    """By their first request under a split of traffic."""
+    first_errors: int = 0
+    """Units whose first request failed: one independent trial each, as a test of a *rate* needs it."""
+    first_slo_violations: int = 0
+    errors: int = 0
+    """Units by their first failure, be it their first request or a later one: all that a test of *which arm*
+    needs. (Not for rates: in the end every unit has failed once.)"""
+    slow: int = 0
+    """Units by their first slow request."""
+
+    def __add__(self, other: "UnitCounts") -> "UnitCounts":
+        return UnitCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    @classmethod
+    def of_requests(cls, counts: ArmCounts) -> "UnitCounts":
+        """Requests without a routing key: each is a unit."""
+        return cls(counts.requests, counts.errors, counts.slo_violations, counts.errors, counts.slow)
+
+
+@dataclass(frozen=True, slots=True)
 class RouteCounts:
     """Both arms under one route version."""
 
@@ -43,6 +63,16 @@ class RouteCounts:
     """The candidate's share of traffic."""
     candidate: ArmCounts = ArmCounts()
     champion: ArmCounts = ArmCounts()
+    units: tuple[UnitCounts, UnitCounts] | None = None
+    """Of candidate and champion; None: each request is one."""
+
+    @property
+    def candidate_units(self) -> UnitCounts:
+        return UnitCounts.of_requests(self.candidate) if self.units is None else self.units[0]
+
+    @property
+    def champion_units(self) -> UnitCounts:
+        return UnitCounts.of_requests(self.champion) if self.units is None else self.units[1]
 
 
 def _nothing() -> FloatArray:
@@ -51,14 +81,14 @@ def _nothing() -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class LossEvidence:
-    """Losses in [0, 1] of labelled requests (the mean over a request's rows)."""
+    """Losses in [0, 1] of labelled units (the mean over a unit's rows in the first window that has any)."""
 
     paired: FloatArray = field(default_factory=_nothing)
-    """Candidate's loss minus the champion's on the same request, in [-1, 1] [n]."""
+    """Candidate's loss minus the champion's on the same rows of a unit, in [-1, 1] [n]."""
     losses: FloatArray = field(default_factory=_nothing)
-    """Loss of each request answered under a split of traffic, by event time [m]."""
+    """Loss of each unit answered under a split of traffic, by event time [m]."""
     is_candidate: BoolArray = field(default_factory=lambda: np.empty(0, dtype=np.bool_))
-    """Whether the candidate was assigned each of those requests [m]."""
+    """Whether the candidate was assigned each of those units [m]."""
     weights: FloatArray = field(default_factory=_nothing)
     """The candidate's share of traffic when each of them was routed [m]."""
     scores: FloatArray = field(default_factory=_nothing)
@@ -90,171 +120,3 @@ class Observation:
     """The last epoch in ``counts``."""
     event_now_us: int | None = None
     """How far event time has come, microseconds since 1970 UTC."""
-
-
-class TallyBook:
-    """Merges replicas' cumulative tallies of one rollout.
-
-    Args:
-        first_route_version: Tallies of earlier route versions belong to an earlier rollout.
-        keep_requests: How many of each arm's newest requests ``recent`` can tell apart from the rest.
-    """
-
-    def __init__(self, first_route_version: int = 0, keep_requests: int = 100) -> None:
-        self.first_route_version = first_route_version
-        self.closed_through: int | None = None
-        self._keep_requests = keep_requests
-        self._open: dict[tuple[str, int, int, ArmName], Tally] = {}
-        self._closed: dict[tuple[int, float, ArmName], ArmCounts] = {}
-        self._newest: dict[ArmName, list[tuple[int, int, ArmCounts]]] = {"champion": [], "candidate": []}
-
-    def add(self, replica: str, tallies: Iterable[Tally]) -> None:
-        """Take a replica's totals; of two reports about the same epoch and arm the larger counts stand.
-
-        Totals of an epoch that is closed already come too late, and are left out.
-        """
-        for tally in tallies:
-            if tally.route_version < self.first_route_version or self._is_closed(tally.epoch):
-                continue
-            key = (replica, tally.route_version, tally.epoch, tally.arm)
-            known = self._open.get(key)
-            if known is None or _size(tally) >= _size(known):
-                self._open[key] = tally
-
-    def close(self, epoch: int) -> None:
-        """Fold every epoch up to this one into the totals by route version."""
-        if self._is_closed(epoch):
-            return
-        for key in sorted(key for key in self._open if key[2] <= epoch):
-            tally = self._open.pop(key)
-            total = (tally.route_version, tally.weight, tally.arm)
-            self._closed[total] = self._closed.get(total, ArmCounts()) + _counts(tally)
-            self._newest[tally.arm].append((tally.epoch, tally.route_version, _counts(tally)))
-        self.closed_through = epoch
-        for arm, entries in self._newest.items():
-            self._newest[arm] = _trimmed(sorted(entries, key=_age), self._keep_requests)
-
-    def open_epochs(self) -> set[int]:
-        """Epochs with traffic that are not closed."""
-        return {tally.epoch for tally in self._open.values()}
-
-    def counts(self) -> tuple[RouteCounts, ...]:
-        """Closed epochs, by rising route version."""
-        found: dict[tuple[int, float], dict[ArmName, ArmCounts]] = {}
-        for (version, weight, arm), counts in self._closed.items():
-            found.setdefault((version, weight), {})[arm] = counts
-        return tuple(RouteCounts(version, weight, **arms) for (version, weight), arms in sorted(found.items()))
-
-    def recent(self, arm: ArmName, after_route_version: int = 0) -> ArmCounts:
-        """Count the newest ``keep_requests`` requests of an arm, open epochs included.
-
-        Epochs are taken whole, newest first, until there are enough.
-        """
-        entries = [(t.epoch, t.route_version, _counts(t)) for t in self._open.values() if t.arm == arm]
-        entries = [entry for entry in (*self._newest[arm], *entries) if entry[1] > after_route_version]
-        counts = [counts for _, _, counts in _trimmed(sorted(entries, key=_age), self._keep_requests)]
-        return sum(counts, ArmCounts())
-
-    def to_json(self) -> dict[str, Any]:
-        """Closed totals, for a checkpoint; replicas send again what is open."""
-        return {
-            "first_route_version": self.first_route_version,
-            "keep_requests": self._keep_requests,
-            "closed_through": self.closed_through,
-            "closed": [[*key, *astuple(counts)] for key, counts in sorted(self._closed.items())],
-            "newest": {arm: [[e, v, *astuple(c)] for e, v, c in entries] for arm, entries in self._newest.items()},
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "TallyBook":
-        """Rebuild what ``to_json`` wrote."""
-        book = cls(content["first_route_version"], content["keep_requests"])
-        book.closed_through = content["closed_through"]
-        book._closed = {(v, weight, arm): ArmCounts(*counts) for v, weight, arm, *counts in content["closed"]}
-        book._newest = {arm: [(e, v, ArmCounts(*c)) for e, v, *c in rows] for arm, rows in content["newest"].items()}
-        return book
-
-    def _is_closed(self, epoch: int) -> bool:
-        return self.closed_through is not None and epoch <= self.closed_through
-
-
-@dataclass(slots=True)
-class _Replica:
-    sequence: int
-    watermark_s: float
-    heard_s: float
-    route_version: int | None
-
-
-class Watermarks:
-    """How far each replica has answered what it was asked.
-
-    Args:
-        deadline_s: A replica that is silent for longer counts as dead, and is waited for no more.
-    """
-
-    def __init__(self, deadline_s: float) -> None:
-        self.deadline_s = deadline_s
-        self._replicas: dict[str, _Replica] = {}
-
-    def report(
-        self, replica: str, sequence: int, watermark_s: float, now: float, route_version: int | None = None
-    ) -> bool:
-        """Note a report; returns whether the replica's reports so far have all been heard.
-
-        After a gap the watermark does not rise: the replica must first send its totals again.
-
-        Args:
-            replica: Name of the replica's incarnation.
-            sequence: Rises by 1 from report to report, from 1.
-            watermark_s: Every request that arrived before this is answered and in the totals; unix seconds.
-            now: Unix seconds.
-            route_version: The route version that it applies; None when it does not say.
-        """
-        known = self._replicas.get(replica) or _Replica(0, -inf, now, None)
-        is_next = sequence <= known.sequence + 1
-        reached = max(watermark_s, known.watermark_s) if is_next else known.watermark_s
-        self._replicas[replica] = _Replica(max(sequence, known.sequence), reached, now, route_version)
-        return is_next
-
-    def closed_through(self, now: float) -> float | None:
-        """Return the time before which all live replicas have answered everything; None without replicas."""
-        alive = [r.watermark_s for r in self._replicas.values() if now - r.heard_s <= self.deadline_s]
-        return min(alive, default=None)
-
-    def has_applied(self, route_version: int, now: float) -> bool:
-        """Whether every live replica that tells what it applies has this route version."""
-        alive = [r.route_version for r in self._replicas.values() if now - r.heard_s <= self.deadline_s]
-        return all(applied is None or applied >= route_version for applied in alive)
-
-    def remove_silent(self, now: float) -> list[str]:
-        """Forget replicas that are past the deadline, and name them.
-
-        What they had answered stays counted; what was in flight in them is for the caller to book.
-        """
-        silent = [name for name, r in self._replicas.items() if now - r.heard_s > self.deadline_s]
-        for name in silent:
-            del self._replicas[name]
-        return silent
-
-
-def _counts(tally: Tally) -> ArmCounts:
-    return ArmCounts(tally.requests, tally.errors, tally.slow, tally.slo_violations)
-
-
-def _size(tally: Tally) -> tuple[int, int, int, int]:
-    return tally.requests, tally.errors, tally.slow, tally.slo_violations
-
-
-def _age(entry: tuple[int, int, ArmCounts]) -> tuple[int, int]:
-    return entry[0], entry[1]
-
-
-def _trimmed(entries: list[tuple[int, int, ArmCounts]], requests: int) -> list[tuple[int, int, ArmCounts]]:
-    """Keep the newest entries that together hold enough requests; entries are ordered by age."""
-    total = 0
-    for index in range(len(entries) - 1, -1, -1):
-        total += entries[index][2].requests
-        if total >= requests:
-            return entries[index:]
-    return entries

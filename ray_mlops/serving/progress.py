@@ -10,8 +10,8 @@ from typing import Literal
 from ray.exceptions import RayError
 
 from ray_mlops.errors import RayMLOpsError
-from ray_mlops.serving.evidence import TallyBook, Watermarks
 from ray_mlops.serving.protocol import MonitorView
+from ray_mlops.serving.tally_book import TallyBook, Watermarks
 
 logger = logging.getLogger(__name__)
 

@@ -80,7 +80,7 @@ class RouteTable:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Cumulative counts of one arm in one epoch, as one replica has seen them. Units are requests.
+    """Cumulative counts of requests of one arm in one epoch, as one replica has seen them.
 
     Pinned traffic is not in it; failed-over requests are, under the arm they were assigned to.
     """
@@ -99,6 +99,11 @@ class Tally:
     """Model time above the frozen threshold."""
     slo_violations: int = 0
     """End-to-end latency above ``latency_slo_ms``."""
+    keyed: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """How many of those four were of requests with a routing key, under a split of traffic."""
+    keys: tuple[tuple[int, int], ...] = ()
+    """Routing keys that did something for the first time in this rollout, as far as this replica knows: hash, and
+    what (``serving.units``)."""
 
     def key(self) -> tuple[str, int, int, str]:
         return self.model, self.route_version, self.epoch, self.arm

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ _FEATURE = "features."
 LATENCY_REQUESTS = 2000
 """Newest requests of the champion from which the latency threshold is taken."""
 MIN_LATENCY_REQUESTS = 100
+SLOW_FACTOR, SLOW_MARGIN_MS = 1.5, 1.0
+"""How far above the champion's quantile a model time must lie to count as slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,10 @@ def gather_losses(
     weights: Mapping[int, float],
     problem: str = "",
 ) -> LossEvidence:
-    """Turn labelled rows into losses of requests.
+    """Turn labelled rows into losses of units: routing keys where rows have one, else requests.
+
+    A unit counts once, with the mean over its rows in the first window in which it has any: later ones of the
+    same user would repeat the first, and a value that still changes could not be looked at again and again.
 
     Args:
         labelled: Rows as ``MonitorView.labelled`` gives them.
@@ -151,7 +157,7 @@ def gather_losses(
     values = _logged_predictions(labelled, facts)
     target = labelled["label"].to_numpy().astype(np.float64)
     losses = bounded_loss(facts.task, values, target, facts.loss_scale)
-    requests = np.array(labelled["request_id"].to_pylist(), dtype=object)
+    units, windows = _units(labelled), labelled["window"].to_numpy()
     ids = labelled["prediction_id"].to_pylist()
 
     may_pair = _answered_by_champion(labelled, champion, after_us) & np.array([name in scored for name in ids])
@@ -159,14 +165,15 @@ def gather_losses(
     if may_pair.any():
         candidate = np.array([scored[name] for name, wanted in zip(ids, may_pair, strict=True) if wanted])
         theirs = bounded_loss(facts.task, candidate, target[may_pair], facts.loss_scale)
-        (paired,) = _by_request(requests[may_pair], theirs - losses[may_pair])
+        (paired,) = _by_unit(units[may_pair], [windows[may_pair]], theirs - losses[may_pair])
 
     share = np.array([weights.get(version, 0.0) for version in labelled["route_version"].to_pylist()])
     pinned = labelled["pinned"].to_numpy(zero_copy_only=False).astype(np.bool_)
     split = (share > 0.0) & (share < 1.0) & ~pinned
-    assigned = _assigned_to_candidate(labelled, share)
-    scores = values if values.ndim == 1 else np.zeros(len(values))
-    means = _by_request(requests[split], losses[split], assigned[split].astype(float), share[split], scores[split])
+    assigned = _assigned_to_candidate(labelled, share).astype(float)[split]
+    share, scores = share[split], (values if values.ndim == 1 else np.zeros(len(values)))[split]
+    alike = [windows[split], assigned, share]
+    means = _by_unit(units[split], alike, losses[split], assigned, share, scores)
     return LossEvidence(
         paired=paired,
         losses=means[0],
@@ -174,6 +181,17 @@ def gather_losses(
         weights=means[2],
         scores=means[3] if values.ndim == 1 else np.empty(0),
         problem=problem,
+    )
+
+
+def _units(labelled: pa.Table) -> npt.NDArray[np.object_]:
+    """Name the unit of each row [n]."""
+    requests = labelled["request_id"].to_pylist()
+    if "routing_key_hash" not in labelled.column_names:
+        return np.array(requests, dtype=object)
+    hashes = labelled["routing_key_hash"].to_pylist()
+    return np.array(
+        [f"request {r}" if key is None else f"key {key}" for r, key in zip(requests, hashes, strict=True)], dtype=object
     )
 
 
@@ -195,14 +213,23 @@ def _assigned_to_candidate(labelled: pa.Table, share: FloatArray) -> BoolArray:
     return answered | failed_over
 
 
-def _by_request(requests: npt.NDArray[np.object_], *columns: FloatArray) -> list[FloatArray]:
-    """Average columns [n] over the rows of each request; requests stay in order of their first row."""
-    if not len(requests):
+def _by_unit(
+    units: npt.NDArray[np.object_], alike: Sequence[npt.NDArray[Any]], *columns: FloatArray
+) -> list[FloatArray]:
+    """Average columns [n] over the rows of each unit; units stay in order of their first row.
+
+    Args:
+        units: Name of each row's unit [n].
+        alike: Only rows that have the same here as the unit's first row enter the mean.
+        columns: Numbers [n].
+    """
+    if not len(units):
         return [np.empty(0) for _ in columns]
-    _, first, index = np.unique(requests.astype(str), return_index=True, return_inverse=True)
+    _, first, index = np.unique(units.astype(str), return_index=True, return_inverse=True)
     order = np.argsort(first, kind="stable")
-    counts = np.bincount(index)
-    return [(np.bincount(index, weights=column) / counts)[order] for column in columns]
+    kept = np.logical_and.reduce([values == values[first][index] for values in alike])
+    counts = np.bincount(index, weights=kept)
+    return [(np.bincount(index, weights=column * kept) / counts)[order] for column in columns]
 
 
 def aligned(values: FloatArray, classes: tuple[str, ...], wanted: tuple[str, ...]) -> FloatArray:
@@ -214,7 +241,11 @@ def aligned(values: FloatArray, classes: tuple[str, ...], wanted: tuple[str, ...
 
 
 def champion_slow_ms(files: Files, model: str, version: str, quantile: float) -> float | None:
-    """Return a quantile of the champion's newest model times, milliseconds; None with too few requests."""
+    """Return from where a model time counts as slow, milliseconds; None with too few requests.
+
+    It lies somewhat above a quantile of the champion's newest times: a candidate that is a tenth slower, or half a
+    millisecond because its process has colder caches, harms nobody.
+    """
     times: dict[str, int] = {}
     names = [name for name in files.names(f"predictions/{model}") if name.endswith(".parquet")]
     for name in reversed(names):  # by day
@@ -228,4 +259,5 @@ def champion_slow_ms(files: Files, model: str, version: str, quantile: float) ->
             break
     if len(times) < MIN_LATENCY_REQUESTS:
         return None
-    return float(np.quantile(np.array(list(times.values())), quantile)) / 1000.0
+    usual_ms = float(np.quantile(np.array(list(times.values())), quantile)) / 1000.0
+    return SLOW_FACTOR * usual_ms + SLOW_MARGIN_MS

@@ -19,6 +19,8 @@ __all__ = [
     "betting_interval",
     "empirical_bernstein_interval",
     "error_upper_bound",
+    "log_e_rate_above",
+    "log_e_rate_below",
     "paired_interval",
     "running_empirical_bernstein",
     "sample_ratio_log_e",
@@ -29,6 +31,10 @@ FloatArray = npt.NDArray[np.float64]
 _RATIOS = np.array([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99])
 _LOG_PRIOR = np.log(np.array([0.57, 0.14, 0.11, 0.05, 0.04, 0.03, 0.02, 0.02, 0.02]))
 """Alternatives of ``error_upper_bound``, as shares of the bound: most of the prior is on none at all."""
+
+
+_SHARES_ABOVE = np.geomspace(0.01, 0.9, 12)
+"""Alternatives of ``log_e_rate_above``: how far they lie on the way from the rate to 1."""
 
 
 class Interval(NamedTuple):
@@ -62,20 +68,52 @@ def error_upper_bound(errors: int, n: int, alpha: float = 0.05) -> float:
     """
     if not 0 <= errors <= n:
         raise ValueError(f"got {errors} errors in {n} units")
-
-    known = _RATIOS > 0.0 if errors else np.ones(len(_RATIOS), dtype=bool)  # with an error "none at all" is out
-    ratios, needed = _RATIOS[known], log(1.0 / alpha)
-    constant = _LOG_PRIOR[known] + (errors * np.log(ratios) if errors else 0.0)
-
-    def is_rejected(rate: float) -> bool:
-        evidence = constant + (n - errors) * (np.log1p(-ratios * rate) - log1p(-rate))
-        return bool(np.logaddexp.reduce(evidence) >= needed)
-
+    needed = log(1.0 / alpha)
     low, high = 0.0, 1.0  # the evidence against a rate rises with the rate
     while high - low > 1e-7:
         middle = (low + high) / 2.0
-        low, high = (low, middle) if is_rejected(middle) else (middle, high)
+        is_rejected = float(log_e_rate_below(errors, n, middle)) >= needed
+        low, high = (low, middle) if is_rejected else (middle, high)
     return high
+
+
+def log_e_rate_below(errors: Any, n: Any, rate: float) -> FloatArray:
+    """Return the log evidence that the probability of an error is below ``rate``.
+
+    H0: it is at least ``rate``. ``error_upper_bound`` is the smallest rate against which this reaches
+    ``log(1 / alpha)``.
+
+    Args:
+        errors: Units that failed [...].
+        n: Units [...]; the same shape.
+        rate: The hypothetical probability, in (0, 1).
+
+    Example:
+        >>> float(log_e_rate_below(0, 400, 0.01)) > 3.0 > float(log_e_rate_below(4, 400, 0.01))
+        True
+    """
+    e, total = np.asarray(errors, dtype=np.float64)[..., None], np.asarray(n, dtype=np.float64)[..., None]
+    gains = np.log1p(-_RATIOS * rate) - log1p(-rate)
+    losses = np.log(np.maximum(_RATIOS, 1e-300))  # with an error, "none at all" is out
+    evidence: FloatArray = np.logaddexp.reduce(_LOG_PRIOR + e * losses + (total - e) * gains, axis=-1)
+    return evidence
+
+
+def log_e_rate_above(errors: int, n: int, rate: float) -> float:
+    """Return the log evidence that the probability of an error is above ``rate``; H0: it is at most ``rate``.
+
+    Args:
+        errors: Units that failed.
+        n: Units.
+        rate: The hypothetical probability, in (0, 1).
+
+    Example:
+        >>> log_e_rate_above(30, 100, 0.1) > 3.0 > 0.0 > log_e_rate_above(10, 100, 0.1)
+        True
+    """
+    above = rate + (1.0 - rate) * _SHARES_ABOVE
+    evidence = errors * np.log(above / rate) + (n - errors) * (np.log1p(-above) - log1p(-rate))
+    return float(np.logaddexp.reduce(evidence)) - log(len(above))
 
 
 def empirical_bernstein_interval(values: Any, alpha: float = 0.05) -> Interval:

@@ -19,8 +19,14 @@ from scipy.special import betaln
 
 FloatArray = npt.NDArray[np.float64]
 
-_EFFECTS: FloatArray = np.geomspace(0.05, 2.5, 16)
+EFFECTS: FloatArray = np.geomspace(0.05, 2.5, 16)
 """Log rate ratios that the tests bet on: from 5 % to 12 times."""
+LOG_PRIOR_WORSE: FloatArray = np.log(EFFECTS / EFFECTS.sum())
+"""Share of the stake on each effect in a test for regression, in proportion to the effect: a small one takes so
+many events that a small prior costs little (1.5 times the errors are found 9 % later than with equal shares), and
+five times the errors are found 17 % sooner."""
+LOG_PRIOR_BETTER: FloatArray = np.full(len(EFFECTS), -np.log(len(EFFECTS)))
+"""The same in a test for non-inferiority, where an equal candidate is a small effect."""
 
 
 def log_e_regression(weights: Any, candidate: Any, champion: Any) -> float:
@@ -47,7 +53,7 @@ def log_e_regression(weights: Any, candidate: Any, champion: Any) -> float:
         >>> log_e_regression([0.1], [12], [20]) > 4.0
         True
     """
-    return _log_e_rate_ratio(weights, candidate, champion, 0.0, _EFFECTS)
+    return _log_e_rate_ratio(weights, candidate, champion, 0.0, EFFECTS, LOG_PRIOR_WORSE)
 
 
 def log_e_noninferiority(weights: Any, candidate: Any, champion: Any, margin: float) -> float:
@@ -59,7 +65,7 @@ def log_e_noninferiority(weights: Any, candidate: Any, champion: Any, margin: fl
     if not margin > -1:
         raise ValueError(f"the margin must be above -1, got {margin}")
     limit = float(np.log1p(margin))
-    return _log_e_rate_ratio(weights, candidate, champion, limit, limit - _EFFECTS)
+    return _log_e_rate_ratio(weights, candidate, champion, limit, limit - EFFECTS, LOG_PRIOR_BETTER)
 
 
 def log_e_score_shift(weights: Any, candidate: Any, champion: Any, concentration: float = 20.0) -> float:
@@ -103,13 +109,25 @@ def sample_ratio_log_e(counts: Any, weights: Any, concentration: float = 100.0) 
     return log_e_score_shift(weights, pairs[:, 0], pairs[:, 1], concentration)
 
 
-def _log_e_rate_ratio(weights: Any, candidate: Any, champion: Any, null: float, effects: FloatArray) -> float:
+def _log_e_rate_ratio(
+    weights: Any, candidate: Any, champion: Any, null: float, effects: FloatArray, log_prior: FloatArray
+) -> float:
     """Mix, over log rate ratios [K], the likelihood ratio of where the events landed, against ``null``."""
     w, a, b = _informative(weights, candidate, champion)
-    # An event lands on the candidate with probability w exp(d) / (w exp(d) + 1 - w) when the log ratio is d.
-    excess = np.log(w[:, None] * np.exp(effects) + 1.0 - w[:, None]) - np.log(w * np.exp(null) + 1.0 - w)[:, None]
-    log_ratios = a.sum() * (effects - null) - (a + b) @ excess
-    return float(np.logaddexp.reduce(log_ratios) - np.log(len(effects))) if len(w) else 0.0
+    if not (a + b).any():
+        return 0.0
+    log_ratios = a.sum() * (effects - null) - (a + b) @ log_excess(w, null, effects)
+    return float(np.logaddexp.reduce(log_ratios + log_prior))
+
+
+def log_excess(weights: FloatArray, null: float, effects: FloatArray) -> FloatArray:
+    """Return how much likelier any event is under each log rate ratio than under ``null`` [V, K], as a logarithm.
+
+    An event lands on the candidate with probability w exp(d) / (w exp(d) + 1 - w) when the log ratio is d.
+    """
+    w = weights[:, None]
+    excess: FloatArray = np.log(w * np.exp(effects) + 1.0 - w) - np.log(w * np.exp(null) + 1.0 - w)
+    return excess
 
 
 def _informative(weights: Any, candidate: Any, champion: Any) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -480,8 +480,12 @@ async def test_full_log_blocks_where_the_policy_says_so(rig: Any, kit: Any, tmp_
     assert (await post(blocking, "/predict", {"instances": [ROW]})).status_code == 200
 
 
+@pytest.mark.parametrize(("patience_s", "errors"), [(0.0, 1), (60.0, 0)])
 @run
-async def test_client_that_leaves_is_booked_against_its_arm(rig: Any, kit: Any) -> None:
+async def test_client_that_leaves_is_booked_against_its_arm_if_it_has_waited(
+    rig: Any, kit: Any, patience_s: float, errors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_mlops.serving.answering.PATIENCE_S", patience_s)
     rig.arms.behaviours["2"] = lambda rows: asyncio.sleep(60)
     await rig.apply(kit.split(0.9999999))
     task = asyncio.create_task(post(rig, "/predict", {"instances": [ROW]}))
@@ -489,7 +493,7 @@ async def test_client_that_leaves_is_booked_against_its_arm(rig: Any, kit: Any) 
         await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert (tally(rig, "candidate").requests, tally(rig, "candidate").errors) == (1, 1)
+    assert (tally(rig, "candidate").requests, tally(rig, "candidate").errors) == (1, errors)
     assert rig.telemetry.num_in_flight == 0
 
 

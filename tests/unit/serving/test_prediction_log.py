@@ -15,11 +15,12 @@ import pyarrow as pa
 import pytest
 
 from ray_mlops.config import PredictionLogConfig
+from ray_mlops.data.columns import canonical_from_values
 from ray_mlops.errors import NotFoundError, OverloadError, StoreError
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.accounting import STATES, Accounting
 from ray_mlops.serving.log_files import read_predictions
-from ray_mlops.serving.log_table import LogFormat, LogRecord, build_table, split_by_file
+from ray_mlops.serving.log_table import LogFormat, LogRecord, _plain_column, build_table, split_by_file
 from ray_mlops.serving.lost_rows import book_lost
 from ray_mlops.serving.prediction_log import PredictionLog
 from ray_mlops.serving.protocol import LOG_COLUMNS
@@ -571,3 +572,27 @@ def test_reader_unites_files_with_different_columns(make_log: Any, files: Files)
         "a": None,
         "b": 2.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("numeric", [1.5, None, 3, float("nan"), float("inf"), -0.0, 2**53 + 1]),
+        ("numeric", [1.5, 10**400]),
+        ("numeric", []),
+        ("numeric", [None, None]),
+        ("categorical", ["a", "", None, "ä"]),
+        ("categorical", ["a", 7, 7.0, True]),
+        ("categorical", [None]),
+        ("boolean", [True, None, 0]),
+    ],
+)
+def test_plain_values_are_read_as_all_others_are(kind: Any, values: list[Any]) -> None:
+    expected = canonical_from_values(values, kind, "x")
+    found = _plain_column(values, kind)
+    assert found is None or (found.equals(expected) and found.type == expected.type)
+    assert found is not None or kind == "boolean" or 10**400 in values or 7 in values
+
+
+def test_half_of_a_surrogate_pair_is_no_plain_word() -> None:
+    assert _plain_column(["\ud800"], "categorical") is None

@@ -25,7 +25,7 @@ from ray_mlops.serving.protocol import Arm, ModelRoutes, Tally
 from ray_mlops.serving.reconciler import Reconciler
 from ray_mlops.serving.rollout import step
 from ray_mlops.serving.routes import commit_routes, read_table
-from ray_mlops.serving.shadow import BundleFacts
+from ray_mlops.serving.shadow import SLOW_FACTOR, SLOW_MARGIN_MS, BundleFacts
 
 DAY_US = 86_400_000_000
 Result = TypeVar("Result")
@@ -658,7 +658,7 @@ def test_latency_threshold_is_frozen_from_the_champions_log(world: World) -> Non
         await world.settle()
 
     play(scene)
-    assert world.routes.slow_ms == pytest.approx(0.9)
+    assert world.routes.slow_ms == pytest.approx(SLOW_FACTOR * 0.9 + SLOW_MARGIN_MS)
     assert world.routes.rollout_id == "m-v2"
 
 

@@ -151,12 +151,12 @@ def test_last_step_promotes_only_on_evidence() -> None:
     decision = story.look(observation)
     assert not decision.moves
     assert decision.reason.startswith("errors: 0 errors in 300 requests")
-    assert story.look(split((9, 0.5, ArmCounts(340), ArmCounts(340)))).to == "promoting"
+    assert story.look(split((9, 0.5, ArmCounts(360), ArmCounts(360)))).to == "promoting"
 
 
 def test_last_step_waits_for_a_person_without_auto_promote() -> None:
     story = at("canary[2]", RolloutConfig(auto_promote=False))
-    assert story.look(split((9, 0.5, ArmCounts(340), ArmCounts(340)))).to == "paused"
+    assert story.look(split((9, 0.5, ArmCounts(360), ArmCounts(360)))).to == "paused"
     story.command("promote")
     assert story.look().to == "promoting"
 
@@ -164,7 +164,7 @@ def test_last_step_waits_for_a_person_without_auto_promote() -> None:
 def test_last_step_waits_for_a_person_when_no_guard_may_promote() -> None:
     config = RolloutConfig.model_validate({"guards": {"dry_run": ["errors", "latency_slo", "loss"]}})
     story = at("canary[2]", config)
-    decision = story.look(split((9, 0.5, ArmCounts(340), ArmCounts(340))))
+    decision = story.look(split((9, 0.5, ArmCounts(360), ArmCounts(360))))
     assert (decision.to, decision.reason) == ("paused", "no guard may promote; waits for a person")
 
 

@@ -1,5 +1,6 @@
 """Scoring logged rows and pairing them: only rows that count, each once, by request."""
 
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,16 @@ import pyarrow as pa
 import pytest
 
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.shadow import BundleFacts, ShadowLog, aligned, champion_slow_ms, gather_losses
+from ray_mlops.serving.shadow import (
+    SLOW_FACTOR,
+    SLOW_MARGIN_MS,
+    BundleFacts,
+    ShadowLog,
+    aligned,
+    champion_slow_ms,
+    gather_losses,
+)
+from ray_mlops.statistics.betting import log_e_difference
 
 FACTS = BundleFacts("regression", (), 1.0)
 AFTER_US = 1_000
@@ -147,4 +157,42 @@ def test_latency_threshold_needs_enough_of_the_champions_requests(files: Files) 
     files.write_table(
         "predictions/m/day=1970-01-02/a-00000002.parquet", table({"request_id": "z", "model_time_us": 9900})
     )
-    assert champion_slow_ms(files, "m", "1", 0.95) == pytest.approx(9.405)
+    assert champion_slow_ms(files, "m", "1", 0.95) == pytest.approx(SLOW_FACTOR * 9.405 + SLOW_MARGIN_MS)
+
+
+KEYED = SCHEMA.append(pa.field("routing_key_hash", pa.uint64()))
+
+
+def keyed(*changes: dict[str, Any]) -> pa.Table:
+    rows = [{**ROW, "prediction_id": f"p{i}", "request_id": f"r{i}", **change} for i, change in enumerate(changes)]
+    return pa.Table.from_pylist(rows, schema=KEYED)
+
+
+def test_losses_of_one_user_count_once_as_the_mean_of_the_first_window() -> None:
+    user = {"routing_key_hash": 2**64 - 1}
+    rows = keyed(user, {"routing_key_hash": 5}, {**user, "prediction": 0.9}, {**user, "window": 4}, {})
+    found = gather(rows, {"p0": 0.3, "p2": 0.3, "p3": 1.0, "p4": 1.0}, {5: 0.25})
+    assert found.paired.tolist() == pytest.approx([((0.7 - 0.5) + (0.7 - 0.1)) / 2, -0.5])
+    assert found.losses.tolist() == pytest.approx([0.3, 0.5, 0.5])
+    assert found.scores.tolist() == pytest.approx([0.7, 0.5, 0.5])
+
+
+def test_user_who_moves_to_the_candidate_stays_where_it_was_first() -> None:
+    user = {"routing_key_hash": 9, "window": 3}
+    moved = {**user, "arm": "candidate", "version": "2", "route_version": 6, "weight": 0.5, "prediction": 0.0}
+    found = gather(keyed(user, moved, {**moved, "window": 4}), {}, {5: 0.25, 6: 0.5})
+    assert (found.losses.tolist(), found.is_candidate.tolist(), found.weights.tolist()) == ([0.5], [False], [0.25])
+
+
+def test_loss_guard_is_not_moved_by_one_busy_user() -> None:
+    on_candidate = {"arm": "candidate", "version": "2", "weight": 0.25}
+    busy = {**on_candidate, "routing_key_hash": 1, "prediction": 0.0}
+    others = [
+        {"routing_key_hash": 10 + i, "prediction": 0.9, **(on_candidate if i % 4 == 0 else {})} for i in range(200)
+    ]
+    rows = [row for other in others for row in (other, busy)]
+    found = gather(keyed(*rows), {}, {5: 0.25})
+    assert len(found.losses) == 201
+    assert log_e_difference(found.losses, found.is_candidate, found.weights) < 1.0
+    by_request = gather(keyed(*rows).drop_columns(["routing_key_hash"]), {}, {5: 0.25})
+    assert log_e_difference(by_request.losses, by_request.is_candidate, by_request.weights) > log(4 / 0.05)

@@ -11,6 +11,7 @@ from ray_mlops.statistics.confidence import (
     betting_interval,
     empirical_bernstein_interval,
     error_upper_bound,
+    log_e_rate_above,
     paired_interval,
     running_empirical_bernstein,
 )
@@ -102,3 +103,13 @@ def test_paired_interval_covers_zero_for_equal_models():
         d = np.random.default_rng(seed).normal(0, 0.1, 800).clip(-1, 1)
         missed += any(not low <= 0 <= high for low, high in (paired_interval(d[:n]) for n in range(200, 801, 200)))
     assert missed <= 5  # binomial(30, .05) exceeds 5 with probability 0.3 %
+
+
+def test_rate_above_is_found_and_a_rate_at_the_limit_is_not():
+    generator, hits = np.random.default_rng(3), 0
+    for _ in range(300):
+        path = generator.binomial(100, 0.1, 20).cumsum()
+        hits += any(log_e_rate_above(int(e), 100 * (i + 1), 0.1) >= np.log(20) for i, e in enumerate(path))
+    assert hits <= 22  # binomial(300, .05) exceeds 22 with probability 2 %
+    assert log_e_rate_above(200, 1000, 0.1) > np.log(20)
+    assert log_e_rate_above(0, 0, 0.1) == pytest.approx(0.0)

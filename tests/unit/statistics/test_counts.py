@@ -22,7 +22,7 @@ def test_regression_equals_the_written_formula():
     def pi(delta):
         return w * np.exp(delta) / (w * np.exp(delta) + 1 - w)
 
-    e = np.mean([np.prod((pi(d) / pi(0)) ** a * ((1 - pi(d)) / (1 - pi(0))) ** b) for d in GRID])
+    e = np.average([np.prod((pi(d) / pi(0)) ** a * ((1 - pi(d)) / (1 - pi(0))) ** b) for d in GRID], weights=GRID)
     assert log_e_regression(w, a, b) == pytest.approx(log(e))
 
 
