@@ -14,6 +14,7 @@ import torch
 
 from ray_mlops.data.features import FeatureMatrix
 from ray_mlops.errors import BundleError
+from ray_mlops.serving.batching import MicroBatcher
 from ray_mlops.training.bundle import CHUNK_ROWS, ModelBundle, Prediction
 from ray_mlops.training.objective import to_values
 
@@ -57,6 +58,7 @@ class Predictor:
         # Never shut down: a request that began under an older table may still need it. The thread ends with us.
         self._thread = ThreadPoolExecutor(1, "predictor")
         self._base_s, self._row_s = INLINE_LIMIT_S, 0.0
+        self._batcher = MicroBatcher(self.predict_rows, self.is_quick)
 
     def predict_rows(self, rows: Sequence[dict[str, Any]]) -> Prediction:
         """Predict JSON-like rows; keys that are no inputs are ignored.
@@ -78,13 +80,14 @@ class Predictor:
         return self.bundle.predict(table)
 
     async def answer(self, rows: Sequence[dict[str, Any]]) -> Answer:
-        """Predict rows from the event loop: at once if that is quick, else in this version's own thread.
+        """Predict rows from the event loop: at once (or with others) if that is quick, else in its own thread.
 
         Raises:
             FeatureError: A value has the wrong type, or a column is missing.
         """
         if self.is_quick(len(rows)):
-            return self._timed(rows)
+            prediction, seconds = await self._batcher.predict(rows)
+            return Answer(prediction, seconds)
         return await self.run_apart(self._timed, rows)
 
     async def run_apart(self, work: Callable[..., Result], *arguments: Any) -> Result:
