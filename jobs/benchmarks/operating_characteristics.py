@@ -28,7 +28,7 @@ PROMOTING = RolloutConfig(steps=[0.1, 0.5], min_requests=50)
 WATCHING = RolloutConfig(steps=[0.1], min_requests=1_000_000, auto_promote=False)
 """A weight of 10 %, until a guard speaks."""
 STICKY = Scenario()
-STOPPED, PASSED = ("rolling_back", "invalid"), ("promoting", "canary[0]")
+STOPPED, PASSED = ("rolling_back", "invalid"), ("promoting",)
 LOSS_PAIRS, LOSS_DEVIATION = 20_000, 0.1
 
 

@@ -27,9 +27,11 @@ PARTS: dict[str, tuple[str, ...]] = {
         *("rps_vs_bare", "cpu_vs_bare", "cpu_vs_bare_canary10"),
         *("rps_vs_stock_serve", "rps_vs_fastapi", "rps_vs_litserve", "rps_vs_bentoml", "rps_vs_mlflow"),
     ),
+    "jobs.benchmarks.tabular": (),
     "jobs.benchmarks.weight_changes": ("weight_change_ms",),
     "jobs.benchmarks.faults": ("failed_requests",),
 }
+"""Modules, and their figures; one without figures runs when everything is wanted."""
 KEYS = tuple(key for keys in PARTS.values() for key in keys)
 
 
@@ -64,8 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
         workers = len(os.sched_getaffinity(0))
         options = Options(keys, given.quick, Path(directory), given.environments.expanduser(), workers)
         for module, part_keys in PARTS.items():
-            if options.wants(part_keys):
-                print(f"measuring {', '.join(sorted(keys & set(part_keys)))}", file=sys.stderr, flush=True)
+            if options.wants(part_keys) or (not part_keys and keys == frozenset(KEYS)):
+                print(f"measuring {', '.join(sorted(keys & set(part_keys))) or module}", file=sys.stderr, flush=True)
                 report.add(_in_own_process(module, options))
     report.figures.sort(key=lambda figure: KEYS.index(figure.key))
     print(report.text())

@@ -40,7 +40,7 @@ def measure(options: Options, report: Report) -> None:
     """Measure the figures that are wanted."""
     pace = Pace.of(options.quick)
     with workbench(options.directory / "mlp", factory="jobs.benchmarks.mlp:perceptron", rollout=ROLLOUT) as bench:
-        ours = _ours(bench)
+        ours = our_target(bench)
         bench.rollout("start", version="2")
         bench.wait_for("shadow")
         if options.wants(BARE_KEYS):
@@ -49,16 +49,9 @@ def measure(options: Options, report: Report) -> None:
         for name, limit in LIMITS.items():
             if options.wants({f"rps_vs_{name}"}):
                 _against_peer(report, name, limit, ours, options.environments, pace)
-    if options.wants(BARE_KEYS):
-        factory = "ray_mlops.training.models:tabular"
-        with workbench(options.directory / "tabular", factory=factory, rollout=ROLLOUT) as bench:
-            ours = replace(_ours(bench), name="ours, tabular")
-            report.tables["the default tabular model, without limits"] = _table(
-                interleave([ours], pace.rounds, pace.seconds)
-            )
 
 
-def _ours(bench: Workbench) -> Target:
+def our_target(bench: Workbench) -> Target:
     idle = measure_idle(bench.processes, 3.0)
     return Target("ours", bench.port, f"/models/{MODEL}/predict", BODY, bench.processes, idle)
 
@@ -92,7 +85,7 @@ def _against_bare(
     ours, bare, raw = targets
     ours = replace(ours, idle_cpu=bare.idle_cpu)
     loads = interleave([ours, bare, raw], pace.rounds, pace.seconds)
-    rows = _table(loads)
+    rows = table(loads)
     if "rps_vs_bare" in keys:
         report.figures.append(_ratio("rps_vs_bare", _rps(loads["ours"]), _rps(loads["bare"]), at_least=0.95))
     if "cpu_vs_bare" in keys:
@@ -123,7 +116,7 @@ def _against_peer(report: Report, name: str, limit: float, ours: Target, environ
     except PeerError as error:
         report.figures.append(Figure(key, None, at_least=limit, detail=str(error)))
         return
-    report.tables[f"against {name}"] = _table(loads)
+    report.tables[f"against {name}"] = table(loads)
     report.figures.append(_ratio(key, _rps(loads["ours"]), _rps(loads[peer.name]), at_least=limit))
 
 
@@ -161,7 +154,7 @@ def _by_process(targets: Sequence[Target], seconds: float) -> list[Mapping[str, 
     ]
 
 
-def _table(loads: Mapping[str, Sequence[Load]]) -> list[Mapping[str, Any]]:
+def table(loads: Mapping[str, Sequence[Load]]) -> list[Mapping[str, Any]]:
     return [_row(name, found) for name, found in loads.items()]
 
 
