@@ -5,6 +5,7 @@ Counted is processor time of the event loop's thread, which other processes dist
 
 import asyncio
 import cProfile
+import gc
 import pstats
 import statistics
 import tempfile
@@ -71,6 +72,8 @@ async def _measure(directory: Path, requests: int) -> tuple[Figure, Rows]:
     answering = Answering(telemetry, log, _Isolated(), ServingConfig())
     chunks = max(4, requests // CHUNK)
     path_us, empty_us, flush_us = [], [], []
+    gc.collect()
+    gc.freeze()  # as Serve does in its replicas, in throughput mode
     for index in range(chunks + 1):
         batch = _requests(index)
         start = time.thread_time()
