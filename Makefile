@@ -1,7 +1,7 @@
 # `make demo` and `make test` create .venv when there is none and install everything themselves.
 PYTHON ?= python3
 BIN := .venv/bin
-PROTO := ray_mlops/serving/open_inference
+PROTO := ray_mlops/serving/dialects/open_inference
 
 .PHONY: demo test lint unit conformance protocol clean help
 
@@ -28,10 +28,10 @@ conformance: .venv/.installed ## Stock clients of Triton, KServe and MLflow agai
 protocol: ## The messages of gRPC from their definition, by a pinned generator in a scratch environment.
 	$(PYTHON) -m venv build/protocol
 	build/protocol/bin/python -m pip install --quiet 'grpcio-tools==1.62.3' 'setuptools<81'
-	build/protocol/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. $(PROTO).proto
+	build/protocol/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. $(PROTO).proto
 	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' $(PROTO)_pb2.py
 	sed -i '1i # Made by `make protocol` from open_inference.proto; never edited.\n# ruff: noqa\n# fmt: off\n# mypy: ignore-errors' \
-		$(PROTO)_pb2.py $(PROTO)_pb2.pyi $(PROTO)_pb2_grpc.py
+		$(PROTO)_pb2.py $(PROTO)_pb2.pyi
 
 lint: .venv/.installed ## Style and types.
 	$(BIN)/ruff check .

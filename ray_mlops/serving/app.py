@@ -17,6 +17,7 @@ from ray_mlops.serving.asgi import (
     send_response,
 )
 from ray_mlops.serving.compression import read_content
+from ray_mlops.serving.dialects.protocol_pages import ProtocolPages
 from ray_mlops.serving.label_log import check_label
 from ray_mlops.serving.loaded import LoadedTable
 from ray_mlops.serving.parse import Limits
@@ -25,7 +26,6 @@ from ray_mlops.serving.parts import SIDE_TIMEOUT_S, Parts, Request, in_time
 from ray_mlops.serving.paths import METHODS, Target, protocol_of, resolve
 from ray_mlops.serving.predicting import Predicting
 from ray_mlops.serving.protocol import LabelRecord
-from ray_mlops.serving.protocol_pages import ProtocolPages
 from ray_mlops.serving.reading import Reading
 from ray_mlops.serving.refusal import ProtocolName, refusal
 

@@ -22,9 +22,9 @@ from ray_mlops.runtime.files import Files
 from ray_mlops.serving.app import Gateway
 from ray_mlops.serving.asgi import AsgiApp
 from ray_mlops.serving.auth import Authenticator, create_once, load_tokens
+from ray_mlops.serving.dialects.grpc_methods import GrpcMethods
+from ray_mlops.serving.dialects.grpc_service import GrpcService
 from ray_mlops.serving.following import RouteFollower, TallyReporter
-from ray_mlops.serving.grpc_methods import GrpcMethods
-from ray_mlops.serving.grpc_service import GrpcService
 from ray_mlops.serving.label_log import LabelLog
 from ray_mlops.serving.loaded import LoadedTable, ModelSettings, TableLoader, check_complete
 from ray_mlops.serving.log_table import LogFormat

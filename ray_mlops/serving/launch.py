@@ -16,7 +16,7 @@ from ray_mlops.runtime.environment import ingress_host, is_loopback
 from ray_mlops.runtime.ports import free_port
 from ray_mlops.serving.auth import load_tokens
 from ray_mlops.serving.deployment import GatewaySettings, gateway_application
-from ray_mlops.serving.grpc_service import SERVICER
+from ray_mlops.serving.dialects.grpc_methods import SERVICER
 from ray_mlops.serving.protocol import GATEWAY_APP, Hooks
 from ray_mlops.serving.serve_apps import QUIET, app_status, run_app
 

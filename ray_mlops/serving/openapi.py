@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_mlops.serving import openapi_mlflow, openapi_oip
+from ray_mlops.serving.dialects import openapi_mlflow, openapi_oip
 from ray_mlops.serving.loaded import LoadedModel, LoadedTable
 from ray_mlops.serving.openapi_parts import ERRORS, ID_SCHEMA, PREDICT_ERRORS, operation, record, ref, text_operation
 from ray_mlops.serving.parse import MAX_ROUTING_KEY, Limits

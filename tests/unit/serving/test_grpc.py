@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import math
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,16 +14,17 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from ray_mlops.config import ServingConfig
-from ray_mlops.serving.grpc_methods import GrpcMethods
-from ray_mlops.serving.grpc_service import CODES, MAX_DETAILS, SERVICER, GrpcService
-from ray_mlops.serving.oip_tensors import join_strings
-from ray_mlops.serving.open_inference_pb2 import (
+from ray_mlops.serving.dialects.grpc_methods import SERVICER, GrpcMethods, add_to_server
+from ray_mlops.serving.dialects.grpc_service import CODES, MAX_DETAILS, GrpcService
+from ray_mlops.serving.dialects.oip_tensors import join_strings
+from ray_mlops.serving.dialects.open_inference_pb2 import (
     DESCRIPTOR,
     InferParameter,
     ModelInferRequest,
     ModelMetadataRequest,
     ModelReadyRequest,
     ServerLiveRequest,
+    ServerLiveResponse,
     ServerMetadataRequest,
     ServerReadyRequest,
 )
@@ -90,6 +92,33 @@ def test_messages_can_be_pickled_and_found_by_serve() -> None:
     methods = DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
     assert all(callable(getattr(GrpcMethods, method.name)) for method in methods)
     assert len(methods) == 6
+
+
+def test_registered_calls_are_answered_over_a_real_channel() -> None:
+    class Servicer(GrpcMethods):
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+
+        def ServerLive(self, message: Any, context: Any) -> ServerLiveResponse:  # type: ignore[override]  # noqa: N802
+            self.asked.append(type(message).__name__)
+            return ServerLiveResponse(live=True)
+
+    servicer = Servicer()
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            ask = channel.unary_unary(
+                "/inference.GRPCInferenceService/ServerLive",
+                request_serializer=ServerLiveRequest.SerializeToString,
+                response_deserializer=ServerLiveResponse.FromString,
+            )
+            assert ask(ServerLiveRequest(), timeout=10).live
+    finally:
+        server.stop(None).wait()
+    assert servicer.asked == ["ServerLiveRequest"]
 
 
 def test_server_and_model_pages(rig: Any, kit: Any) -> None:

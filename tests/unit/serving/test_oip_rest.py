@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 import pytest
 
-from ray_mlops.serving.oip_tensors import join_strings
+from ray_mlops.serving.dialects.oip_tensors import join_strings
 from ray_mlops.serving.protocol import Arm
 
 ROW = {"distance": 200.0, "carrier": "UA"}

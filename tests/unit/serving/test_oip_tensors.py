@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ray_mlops.errors import RequestError
-from ray_mlops.serving.oip_tensors import (
+from ray_mlops.serving.dialects.oip_tensors import (
     DTYPES,
     OutputTensor,
     check_tensor,

@@ -24,8 +24,8 @@ from ray_mlops.data.columns import column_type
 from ray_mlops.data.values import MISSING_US
 from ray_mlops.errors import RequestError
 from ray_mlops.serving.answering import Answered
+from ray_mlops.serving.dialects.oip_tensors import BYTES, DATATYPES, FLOATS, INTEGERS, OutputTensor, Tensor
 from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.oip_tensors import BYTES, DATATYPES, FLOATS, INTEGERS, OutputTensor, Tensor
 from ray_mlops.serving.parse import Limits, PredictRequest, build_request, check_count, check_names, near
 from ray_mlops.training.bundle import ModelBundle
 

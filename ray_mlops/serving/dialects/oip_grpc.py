@@ -6,10 +6,9 @@ from typing import Any
 from ray_mlops.errors import RequestError
 from ray_mlops.serving.answering import Answered
 from ray_mlops.serving.asgi import too_large
-from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.oip_columns import describe_model, output_tensors, parse_tensors
-from ray_mlops.serving.oip_request import Wanted, check_parameters, read_names, read_wanted
-from ray_mlops.serving.oip_tensors import (
+from ray_mlops.serving.dialects.oip_columns import describe_model, output_tensors, parse_tensors
+from ray_mlops.serving.dialects.oip_request import Wanted, check_parameters, read_names, read_wanted
+from ray_mlops.serving.dialects.oip_tensors import (
     BYTES,
     OutputTensor,
     Tensor,
@@ -18,13 +17,14 @@ from ray_mlops.serving.oip_tensors import (
     tensor_from_bytes,
     tensor_from_values,
 )
-from ray_mlops.serving.open_inference_pb2 import (
+from ray_mlops.serving.dialects.open_inference_pb2 import (
     InferParameter,
     InferTensorContents,
     ModelInferRequest,
     ModelInferResponse,
     ModelMetadataResponse,
 )
+from ray_mlops.serving.loaded import LoadedModel
 from ray_mlops.serving.parse import Limits, PredictRequest, shorten
 from ray_mlops.serving.parts import Request
 

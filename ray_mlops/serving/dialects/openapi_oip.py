@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from ray_mlops.config.data import ColumnType
-from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.oip_columns import (
+from ray_mlops.serving.dialects.oip_columns import (
     MATRIX_NAMES,
     PREDICTION_ID,
     accepted_datatypes,
     column_types,
     describe_outputs,
 )
-from ray_mlops.serving.oip_tensors import BYTES, DATATYPES, DTYPES, FLOATS, INTEGERS
+from ray_mlops.serving.dialects.oip_tensors import BYTES, DATATYPES, DTYPES, FLOATS, INTEGERS
+from ray_mlops.serving.loaded import LoadedModel
 from ray_mlops.serving.openapi_parts import (
     ID_SCHEMA,
     PREDICT_ERRORS,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_mlops.errors import RequestError
-from ray_mlops.serving.oip_columns import check_outputs
+from ray_mlops.serving.dialects.oip_columns import check_outputs
 from ray_mlops.serving.parse import check_id, shorten
 from ray_mlops.training.bundle import ModelBundle
 

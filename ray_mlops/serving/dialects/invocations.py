@@ -10,8 +10,8 @@ import orjson
 from ray_mlops.errors import RequestError
 from ray_mlops.serving.answering import Answered
 from ray_mlops.serving.asgi import Response, json_response
-from ray_mlops.serving.csv_rows import parse_csv
-from ray_mlops.serving.dialect import answer_headers
+from ray_mlops.serving.dialects.csv_rows import parse_csv
+from ray_mlops.serving.dialects.dialect import answer_headers
 from ray_mlops.serving.json_body import check_depth, parse_json
 from ray_mlops.serving.loaded import LoadedModel
 from ray_mlops.serving.parse import (

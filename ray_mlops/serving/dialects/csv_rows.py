@@ -12,8 +12,8 @@ from typing import Any
 
 from ray_mlops.config.data import ColumnType
 from ray_mlops.errors import RequestError
+from ray_mlops.serving.dialects.oip_columns import column_types
 from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.oip_columns import column_types
 from ray_mlops.serving.parse import Limits, check_count, check_names, shorten
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

@@ -10,8 +10,8 @@ import grpc
 from ray_mlops.errors import ForbiddenError, RayMLOpsError
 from ray_mlops.runtime.environment import is_loopback
 from ray_mlops.serving.app import Gateway
-from ray_mlops.serving.oip_grpc import GrpcDialect, metadata_message
-from ray_mlops.serving.open_inference_pb2 import (
+from ray_mlops.serving.dialects.oip_grpc import GrpcDialect, metadata_message
+from ray_mlops.serving.dialects.open_inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
     ModelMetadataRequest,
@@ -25,15 +25,13 @@ from ray_mlops.serving.open_inference_pb2 import (
     ServerReadyRequest,
     ServerReadyResponse,
 )
+from ray_mlops.serving.dialects.protocol_pages import describe_server, find_version
 from ray_mlops.serving.parse import Limits
 from ray_mlops.serving.parts import Parts, Request
 from ray_mlops.serving.paths import Endpoint, Target
-from ray_mlops.serving.protocol_pages import describe_server, find_version
 from ray_mlops.serving.refusal import status_of
 
 logger = logging.getLogger(__name__)
-SERVICER = "ray_mlops.serving.open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
-"""Import path that Serve registers the calls by."""
 CODES: dict[int, grpc.StatusCode] = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
