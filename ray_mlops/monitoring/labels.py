@@ -23,6 +23,7 @@ KEY_COLUMNS = (
     "arm",
     "version",
     "route_version",
+    "routing_key_hash",
     "pinned",
     "weight",
 )

@@ -171,7 +171,8 @@ class MonitorView(Protocol):
         """Labelled rows of closed windows after one, in event order.
 
         Columns: ``prediction_id, request_id, window (int64), event_time, arm, version, route_version,
-        pinned, weight, label (float64: 0/1, class index or value), prediction`` (or ``prediction.CLASS``).
+        routing_key_hash (null without a key), pinned, weight, label (float64: 0/1, class index or value),
+        prediction`` (or ``prediction.CLASS``).
         """
 
     async def closed_window(self, model: str) -> int | None:

@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ray_mlops.serving.shadow import BundleFacts, gather_losses
+
 HOUR = 3_600_000_000
 FIRST = 1000
 
@@ -347,6 +349,21 @@ def test_coverage_below_its_minimum_is_shown_and_not_judged(watch: Any, labelled
     assert (shown["judged"], shown["labelled"]) == (judged, labelled)
     assert shown["loss"] is not None
     assert (watched.monitor.dataset.to_json()["loss"]["windows"] == [FIRST]) is judged
+
+
+def test_losses_of_a_split_are_one_for_each_routing_key(watch: Any) -> None:
+    watched = watch()
+    keys = pa.array([i % 3 for i in range(40)], pa.uint64())
+    for window in range(FIRST, FIRST + 5):
+        split = {"routing_key_hash": keys, "route_version": 7, "weight": 0.5} if window == FIRST else {}
+        rows = watched.traffic.window(window, **split)
+        watched.send(rows)
+        watched.monitor.add_labels(watched.traffic.labels(rows))
+        watched.close()
+    labelled = watched.monitor.labelled(FIRST - 1)
+    facts = BundleFacts("binary")
+    losses = gather_losses(labelled, {}, facts, champion="1", after_us=0, weights={7: 0.5}).losses
+    assert len(losses) == 3
 
 
 def test_labelled_rows_are_those_of_matured_windows(watch: Any) -> None:
