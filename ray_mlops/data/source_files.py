@@ -102,7 +102,7 @@ def file_modified(filesystem: fsspec.AbstractFileSystem, path: str) -> float | N
     """Unix time of the last change; None where the filesystem does not tell."""
     try:
         return float(filesystem.modified(path).timestamp())
-    except NotImplementedError:
+    except NotImplementedError:  # what fsspec's base class raises for a filesystem that keeps no times
         return None
 
 

@@ -83,6 +83,7 @@ def decide_gate(report: EvaluationReport, champion_report: EvaluationReport | No
     has_champion = champion_report is not None or comparison is not None
     checks = (
         *_check_limits(report, config),
+        *_check_classes(report),
         _check_baseline(report),
         *_check_champion(report, champion_report, config, has_champion),
         _check_slices(comparison, report.confidence, config, has_champion),
@@ -128,6 +129,14 @@ def _check_limits(report: EvaluationReport, config: GateConfig) -> Iterator[Gate
                 yield _at_least(name, report.metrics[metric].value, limit, f"{metric} must be at least the limit")
             else:
                 yield _at_most(name, report.metrics[metric].value, limit, f"{metric} must be at most the limit")
+
+
+def _check_classes(report: EvaluationReport) -> Iterator[GateCheck]:
+    """A holdout of one class says nothing about a binary model; without both there is no AUC."""
+    if report.task != "binary":
+        return
+    found = 1.0 if math.isnan(report.metrics["auc"].value) else 2.0
+    yield _at_least("holdout:classes", found, 2.0, "classes among the holdout's rows; see data.split")
 
 
 def _check_baseline(report: EvaluationReport) -> GateCheck:

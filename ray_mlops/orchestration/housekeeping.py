@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 from ray_mlops.config import RetentionConfig
 from ray_mlops.errors import StoreError
 from ray_mlops.ledger import Ledger, registered_versions
-from ray_mlops.runtime.files import Files
+from ray_mlops.runtime.files import Files, open_alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,11 @@ def _without_rows(files: Files, path: str, wanted: set[str]) -> tuple[set[str], 
 
 def _without_lines(files: Files, path: str, wanted: set[str]) -> tuple[set[str], int]:
     """Labels of one file; a last line that a replica's death has torn was never a label, and stays as it is."""
+    with open_alone(files.local(path)) if files.is_local else nullcontext():  # a replica may be appending to it
+        return _without_lines_alone(files, path, wanted)
+
+
+def _without_lines_alone(files: Files, path: str, wanted: set[str]) -> tuple[set[str], int]:
     lines = files.read(path).splitlines(keepends=True)
     names = [_label_id(line, files.uri(path)) if line.endswith(b"\n") else None for line in lines]
     hit = {name for name in names if name in wanted}

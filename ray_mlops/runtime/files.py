@@ -1,10 +1,11 @@
 """The store's files: atomic writes and plain reads on a local directory or any fsspec URI."""
 
+import fcntl
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
@@ -118,6 +119,19 @@ class Files:
         if path.startswith("/") or "\\" in path or "\0" in path or ".." in path.split("/"):
             raise StoreError(f"path {path!r} leaves the store", self.root)
         return path
+
+
+def open_alone(path: Path) -> BinaryIO:
+    """Open a local file for appending, and keep others who do so out until it is closed.
+
+    Waits for them. A file that was replaced meanwhile is opened again: what is appended is never lost with the old one.
+    """
+    while True:
+        stream = path.open("ab")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(stream.fileno())):
+            return stream
+        stream.close()
 
 
 def write_atomically(target: Path, content: bytes, mode: int = 0o644) -> None:

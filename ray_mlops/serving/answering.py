@@ -142,7 +142,7 @@ class Answering:
                 async with asyncio.timeout(self._serving.request_timeout_s):
                     answer = await champion.answer(request.rows)
         except FeatureError as error:
-            raise RequestError(error.problem, f"instances: {error.where}", error.remedy) from error
+            raise RequestError(error.problem, f"{request.where}: {error.where}", error.remedy) from error
         except TimeoutError as error:
             problem = f"version {version} took longer than {self._serving.request_timeout_s} s"
             raise _ChampionError("timeout", OverloadError(problem, loaded.routes.model, "try again")) from error

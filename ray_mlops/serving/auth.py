@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 import hmac
 import json
 import os
@@ -91,17 +92,16 @@ def create_once(path: Path, content: bytes) -> bytes:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
             try:
-                os.link(temporary, path)
-            except FileExistsError:
-                pass  # another process was first; its content counts
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                with contextlib.suppress(FileExistsError):  # another process was first; its content counts
+                    os.link(temporary, path)
             finally:
-                temporary.unlink()
+                temporary.unlink(missing_ok=True)
         return path.read_bytes()
     except OSError as error:
         raise StoreError(f"cannot be written or read: {error}", str(path), "check permissions") from error

@@ -89,7 +89,10 @@ class Client:
 
     def call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """Make one call; anything but a 2xx is raised as one of our errors."""
-        content = None if body is None else orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+        try:
+            content = None if body is None else orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+        except orjson.JSONEncodeError as error:
+            raise RequestError(f"cannot be sent as JSON: {error}", f"{method} {path}") from error
         try:
             response = self._http.request(method, self._prefix + path, content=content)
         except httpx.TransportError as error:

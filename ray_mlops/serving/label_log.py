@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ray_mlops.data.target import TargetEncoder
 from ray_mlops.errors import DataError, RequestError, StoreError
-from ray_mlops.runtime.files import Files
+from ray_mlops.runtime.files import Files, open_alone
 from ray_mlops.serving.parse import shorten
 from ray_mlops.serving.protocol import LabelRecord
 
@@ -137,7 +137,7 @@ def check_label(encoder: TargetEncoder, value: Any, where: str) -> None:
 def _open_durably(path: Path) -> BinaryIO:
     is_new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
-    stream = path.open("ab")
+    stream = open_alone(path)  # `forget` may be rewriting it
     if is_new:
         for directory in (path.parent, path.parent.parent, path.parent.parent.parent):
             descriptor = os.open(directory, os.O_RDONLY)

@@ -57,6 +57,8 @@ class PredictRequest:
     routing_key: str | None = None
     event_us: list[int] | None = None
     """Event time of each row, microseconds since 1970 UTC; None: no row has one, arrival counts."""
+    where: str = "instances"
+    """What the client calls its rows, for errors."""
 
 
 def parse_predict(
@@ -115,6 +117,7 @@ def build_request(
         is_named=bool(ids or request_id),
         routing_key=_routing_key(named.get("routing_key")),
         event_us=_event_times(rows, columns, arrival_us, where),
+        where=where,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ray_mlops.config import RolloutConfig
 from ray_mlops.serving.evidence import FloatArray
+from ray_mlops.serving.guards import ABSOLUTE_SHARE
 from ray_mlops.statistics.betting import log_e_difference, log_e_paired_noninferiority
 from ray_mlops.statistics.confidence import error_upper_bound
 from ray_mlops.statistics.counts import log_e_noninferiority
@@ -77,7 +78,7 @@ def plan_rollout(
         needs = {"min_requests": config.min_requests / weight}
         if index == len(config.steps) - 1:
             alpha = config.guards.promote_alpha
-            errors = _bounded(error_rate, config.guards.error_limit, alpha)
+            errors = _bounded(error_rate, config.guards.error_limit, alpha * ABSOLUTE_SHARE)
             violations = _bounded(slo_violation_rate, config.guards.slo_limit, alpha)
             relative = _requests_for_noninferior_errors(config, error_rate, weight)
             needs["errors"] = min(max(errors - candidate_so_far, 0.0) / weight, relative)

@@ -37,6 +37,7 @@ def server() -> Iterator[str]:
     """Start a cluster as a user other than root; yields the directory of its socket."""
     binaries = find_binaries()
     if binaries is None:
+        assert "RAY_MLOPS_REQUIRE_POSTGRESQL" not in os.environ, "PostgreSQL must be installed here"  # as in .ci/run
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     prefix: list[str] = []
     # Not tmp_path: PostgreSQL's own user must be able to enter it, and a socket's path is short.

@@ -73,7 +73,9 @@ def test_minimum_and_maximum_hold_the_value_at_the_limit(binary_report: Evaluati
     auc, loss = binary_report.metrics["auc"].value, binary_report.metrics["log_loss"].value
     assert failed(binary_report, GateConfig(minimum={"auc": auc}, maximum={"log_loss": loss})) == []
     strict = GateConfig(minimum={"auc": np.nextafter(auc, 1)}, maximum={"log_loss": np.nextafter(loss, 0)})
-    assert failed(binary_report, strict) == ["minimum:auc", "maximum:log_loss"]
+    assert failed(binary_report, strict) == [
+        *("minimum:auc", "maximum:log_loss", "holdout:classes"),
+    ]
 
 
 def test_limits_on_unknown_or_turned_around_metrics_fail(binary_report: EvaluationReport) -> None:
@@ -258,6 +260,7 @@ def test_every_check_is_listed_when_it_passes(binary_report: EvaluationReport) -
     assert names == [
         "minimum:auc",
         "maximum:brier",
+        "holdout:classes",
         "baseline:log_loss",
         "champion:log_loss",
         "slices",
@@ -272,3 +275,10 @@ def test_every_check_is_listed_when_it_passes(binary_report: EvaluationReport) -
         "replay",
     ]
     assert all(isinstance(check, GateCheck) and check.detail for check in checks(binary_report).values())
+
+
+def test_holdout_of_one_class_never_passes(binary_report: EvaluationReport) -> None:
+    assert checks(binary_report)["holdout:classes"].passed
+    undefined = replace(binary_report.metrics["auc"], value=math.nan)
+    report = replace(binary_report, metrics={**binary_report.metrics, "auc": undefined})
+    assert failed(report) == ["holdout:classes"]

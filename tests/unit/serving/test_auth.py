@@ -1,6 +1,8 @@
 """Tokens and roles."""
 
 import base64
+import errno
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -87,3 +89,13 @@ def test_of_several_writers_one_wins(tmp_path: Path) -> None:
         thread.join()
     assert len(set(contents)) == 1
     assert list(tmp_path.glob("*.tmp")) == []
+
+
+def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StoreError, match="No space left"):
+        create_once(tmp_path / "secret", b"x")
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from ray_mlops.data.target import TargetEncoder
 from ray_mlops.errors import RequestError, StoreError
-from ray_mlops.runtime.files import Files
+from ray_mlops.runtime.files import Files, open_alone
 from ray_mlops.serving.label_log import LabelLog, check_label, read_labels
 from ray_mlops.serving.protocol import LabelRecord
 
@@ -141,3 +142,17 @@ def test_labels_are_of_the_models_task(encoder: TargetEncoder, right: list[Any],
     for value in wrong:
         with pytest.raises(RequestError, match=r"labels\[0\]\.label: expected"):
             check_label(encoder, value, "labels[0].label")
+
+
+def test_label_that_comes_while_the_file_is_rewritten_is_in_the_new_one(tmp_path: Path) -> None:
+    files, log = Files(str(tmp_path)), LabelLog(Files(str(tmp_path)), "rep")
+    asyncio.run(log.append("flights", [label("forgotten")]))
+    path = tmp_path / "labels/flights/day=1970-01-01/rep-1.jsonl"
+    with ThreadPoolExecutor(1) as pool:
+        with open_alone(path):
+            writing = pool.submit(lambda: asyncio.run(log.append("flights", [label("new")])))
+            with pytest.raises(TimeoutError):
+                writing.result(timeout=0.2)
+            files.write("labels/flights/day=1970-01-01/rep-1.jsonl", b"")
+        writing.result(timeout=10)
+    assert read_labels(files, "flights")["id"].to_pylist() == ["new"]
