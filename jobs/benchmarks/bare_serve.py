@@ -8,7 +8,7 @@ from ray.serve import Application
 from starlette.requests import Request
 
 from jobs.benchmarks.peer_apps.perceptron import Net
-from ray_mlops.serving.asgi import AsgiApp, Receive, Response, Scope, Send, read_body, run_lifespan, send_response
+from ray_mlops.serving.http.asgi import AsgiApp, Receive, Response, Scope, Send, read_body, run_lifespan, send_response
 
 
 class Bare:

@@ -22,9 +22,9 @@ from jobs.benchmarks.options import Options
 from ray_mlops.config import ProjectConfig, ServingConfig, build_config
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.answering import Answering
+from ray_mlops.serving.http.parse import PredictRequest
 from ray_mlops.serving.loaded import LoadedModel, LoadedTable, ModelSettings, TableLoader
-from ray_mlops.serving.parse import PredictRequest
-from ray_mlops.serving.prediction_log import PredictionLog
+from ray_mlops.serving.prediction_log.log import PredictionLog
 from ray_mlops.serving.predictor import Answer, Predictor
 from ray_mlops.serving.protocol import Arm, ModelRoutes, RouteTable
 from ray_mlops.serving.telemetry import Telemetry

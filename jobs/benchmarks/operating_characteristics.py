@@ -17,9 +17,9 @@ from jobs.benchmarks.simulated_rollouts import RolloutEnd, SimulatedRollout
 from jobs.benchmarks.simulated_traffic import Scenario, draw_traffic
 from ray_mlops.config import GuardsConfig, RolloutConfig
 from ray_mlops.config.serving import GuardName
-from ray_mlops.serving.evidence import LossEvidence, Observation
-from ray_mlops.serving.rollout import step
-from ray_mlops.serving.rollout_state import RolloutState
+from ray_mlops.serving.rollout.evidence import LossEvidence, Observation
+from ray_mlops.serving.rollout.state import RolloutState
+from ray_mlops.serving.rollout.transition import step
 from ray_mlops.statistics.running import running_noninferiority
 
 CLIMBING = RolloutConfig(steps=[0.01, 0.05, 0.1, 0.25, 0.5], min_requests=50, auto_promote=False)

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jobs.benchmarks.simulated_traffic import BoolArray, Traffic
-from ray_mlops.serving.evidence import ArmCounts, RouteCounts, UnitCounts
+from ray_mlops.serving.rollout.evidence import ArmCounts, RouteCounts, UnitCounts
 
 
 class Firsts:

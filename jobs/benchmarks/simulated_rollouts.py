@@ -15,10 +15,10 @@ from jobs.benchmarks.simulated_traffic import BoolArray, FloatArray, Traffic
 from ray_mlops.config import RolloutConfig
 from ray_mlops.config.serving import GuardName
 from ray_mlops.ledger import LedgerEvent
-from ray_mlops.serving.evidence import ArmCounts, Observation, RouteCounts, UnitCounts
-from ray_mlops.serving.guards import SLOW_TOLERANCE, Question, joint_log_e, judge
-from ray_mlops.serving.rollout import RolloutDecision, step
-from ray_mlops.serving.rollout_state import RolloutState, fold_rollout
+from ray_mlops.serving.rollout.evidence import ArmCounts, Observation, RouteCounts, UnitCounts
+from ray_mlops.serving.rollout.guards import SLOW_TOLERANCE, Question, joint_log_e, judge
+from ray_mlops.serving.rollout.state import RolloutState, fold_rollout
+from ray_mlops.serving.rollout.transition import RolloutDecision, step
 from ray_mlops.statistics.confidence import log_e_rate_below
 from ray_mlops.statistics.running import RunningRateRatio, RunningSampleRatio
 

@@ -164,7 +164,7 @@ _command("rollback", "Take all traffic back to the champion, or to the one befor
 def rollout_plan(config: ProjectConfig, requests_per_day: float, labels_per_day: float, error_rate: float) -> None:
     """Say beforehand how many requests, labels and days each step needs."""
     from ray_mlops.orchestration.status import plan_lines  # after parsing
-    from ray_mlops.serving.plan import plan_rollout
+    from ray_mlops.serving.rollout.plan import plan_rollout
 
     steps = plan_rollout(
         config.rollout, requests_per_day=requests_per_day, labels_per_day=labels_per_day, error_rate=error_rate

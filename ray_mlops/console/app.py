@@ -15,7 +15,7 @@ from ray_mlops.console.views import VIEWS
 from ray_mlops.errors import ModelNotFoundError, RayMLOpsError, RequestError
 from ray_mlops.ledger import Ledger
 from ray_mlops.orchestration.explain import explainer
-from ray_mlops.serving.asgi import (
+from ray_mlops.serving.http.asgi import (
     TEXT_TYPE,
     AsgiApp,
     Receive,

@@ -23,7 +23,7 @@ from ray_mlops.monitoring.handover import SCORE, Reference, count_columns, witho
 from ray_mlops.monitoring.monitor import ModelMonitor, Watched
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.label_log import read_labels
-from ray_mlops.serving.log_files import read_predictions
+from ray_mlops.serving.prediction_log.files import read_predictions
 from ray_mlops.serving.protocol import LabelRecord
 from ray_mlops.statistics.bins import Bins, ColumnCounts
 from ray_mlops.training.bundle import ModelBundle

@@ -2,7 +2,7 @@
 
 from ray_mlops.ledger import Ledger, LedgerEvent
 from ray_mlops.monitoring.policy import RetrainHistory, fold_history
-from ray_mlops.serving.rollout_state import RolloutState, fold_rollout
+from ray_mlops.serving.rollout.state import RolloutState, fold_rollout
 
 
 class ModelRecord:

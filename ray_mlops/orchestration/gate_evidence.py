@@ -25,7 +25,7 @@ from ray_mlops.evaluation import (
 from ray_mlops.monitoring.labels import prediction_values
 from ray_mlops.orchestration.service import ensure_service
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.log_files import read_predictions
+from ray_mlops.serving.prediction_log.files import read_predictions
 from ray_mlops.serving.serve_apps import start_gate, stop_gate
 from ray_mlops.training.bundle import BundleRef, ModelBundle
 

@@ -20,7 +20,7 @@ from ray_mlops.errors import DataError
 from ray_mlops.monitoring.policy import RetrainDecision
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.label_log import read_labels
-from ray_mlops.serving.log_files import read_predictions
+from ray_mlops.serving.prediction_log.files import read_predictions
 
 _FEATURE = "features."
 _DAY_US = 86_400_000_000

@@ -13,7 +13,7 @@ from ray_mlops.orchestration.addresses import record_address
 from ray_mlops.runtime.record import service_lock
 from ray_mlops.serving.launch import GatewayAddress, launch_gateway
 from ray_mlops.serving.protocol import Hooks
-from ray_mlops.serving.rollouts import start_rollouts
+from ray_mlops.serving.rollout.actor import start_rollouts
 from ray_mlops.serving.routes import start_routes
 
 HOOKS = Hooks(

@@ -10,7 +10,7 @@ from ray_mlops.ledger import Ledger, aliases_in_force, current_routes, registere
 from ray_mlops.orchestration.addresses import service_address
 from ray_mlops.runtime.cluster import cluster_status
 from ray_mlops.serving.client import Client
-from ray_mlops.serving.plan import StepPlan
+from ray_mlops.serving.rollout.plan import StepPlan
 
 
 def read_status(config: ProjectConfig) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from ray_mlops.config import ServingConfig
 from ray_mlops.errors import FeatureError, NotFoundError, OverloadError, RayMLOpsError, RequestError
+from ray_mlops.serving.http.parse import PredictRequest
 from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.log_table import LogRecord
-from ray_mlops.serving.parse import PredictRequest
-from ray_mlops.serving.prediction_log import PredictionLog
+from ray_mlops.serving.prediction_log.log import PredictionLog
+from ray_mlops.serving.prediction_log.table import LogRecord
 from ray_mlops.serving.predictor import Answer
 from ray_mlops.serving.protocol import ArmName, Outcome
 from ray_mlops.serving.routing import choose_arm, unit_hash

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ray_mlops.errors import RayMLOpsError, RequestError
 from ray_mlops.serving.admission import Admission
-from ray_mlops.serving.asgi import (
+from ray_mlops.serving.dialects.protocol_pages import ProtocolPages
+from ray_mlops.serving.http.asgi import (
     TEXT_TYPE,
     Receive,
     Response,
@@ -16,18 +17,17 @@ from ray_mlops.serving.asgi import (
     run_lifespan,
     send_response,
 )
-from ray_mlops.serving.compression import read_content
-from ray_mlops.serving.dialects.protocol_pages import ProtocolPages
+from ray_mlops.serving.http.compression import read_content
+from ray_mlops.serving.http.parse import Limits
+from ray_mlops.serving.http.parse_operations import parse_command, parse_labels
+from ray_mlops.serving.http.paths import METHODS, Target, protocol_of, resolve
+from ray_mlops.serving.http.reading import Reading
+from ray_mlops.serving.http.refusal import ProtocolName, refusal
 from ray_mlops.serving.label_log import check_label
 from ray_mlops.serving.loaded import LoadedTable
-from ray_mlops.serving.parse import Limits
-from ray_mlops.serving.parse_operations import parse_command, parse_labels
 from ray_mlops.serving.parts import SIDE_TIMEOUT_S, Parts, Request, in_time
-from ray_mlops.serving.paths import METHODS, Target, protocol_of, resolve
 from ray_mlops.serving.predicting import Predicting
 from ray_mlops.serving.protocol import LabelRecord
-from ray_mlops.serving.reading import Reading
-from ray_mlops.serving.refusal import ProtocolName, refusal
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ray_mlops.config import ServingConfig
 from ray_mlops.errors import BundleError, RayMLOpsError, RequestError
-from ray_mlops.serving.asgi import (
+from ray_mlops.serving.http.asgi import (
     AsgiApp,
     Receive,
     Response,
@@ -26,7 +26,7 @@ from ray_mlops.serving.asgi import (
     run_lifespan,
     send_response,
 )
-from ray_mlops.serving.parse import InputColumns, Limits, parse_predict
+from ray_mlops.serving.http.parse import InputColumns, Limits, parse_predict
 from ray_mlops.serving.predictor import Answer, Predictor
 from ray_mlops.training.bundle import ModelBundle, Prediction
 

@@ -20,17 +20,17 @@ from ray_mlops.errors import ModelNotFoundError, OverloadError, RayMLOpsError
 from ray_mlops.ledger import Ledger, deployed_config
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.app import Gateway
-from ray_mlops.serving.asgi import AsgiApp
 from ray_mlops.serving.auth import Authenticator, create_once, load_tokens
 from ray_mlops.serving.dialects.grpc_methods import GrpcMethods
 from ray_mlops.serving.dialects.grpc_service import GrpcService
 from ray_mlops.serving.following import RouteFollower, TallyReporter
+from ray_mlops.serving.http.asgi import AsgiApp
 from ray_mlops.serving.label_log import LabelLog
 from ray_mlops.serving.loaded import LoadedTable, ModelSettings, TableLoader, check_complete
-from ray_mlops.serving.log_table import LogFormat
-from ray_mlops.serving.lost_rows import book_lost
 from ray_mlops.serving.parts import Parts
-from ray_mlops.serving.prediction_log import PredictionLog
+from ray_mlops.serving.prediction_log.log import PredictionLog
+from ray_mlops.serving.prediction_log.lost_rows import book_lost
+from ray_mlops.serving.prediction_log.table import LogFormat
 from ray_mlops.serving.protocol import NAMESPACE, ROLLOUTS_ACTOR, ROUTES_ACTOR, Hooks, ModelRoutes, RouteTable, Tally
 from ray_mlops.serving.routes import read_table
 from ray_mlops.serving.serve_apps import HEALTH_OPTIONS

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ray_mlops.data.target import TargetEncoder
 from ray_mlops.errors import DataError, RequestError, StoreError
 from ray_mlops.runtime.files import Files, open_alone
-from ray_mlops.serving.parse import shorten
+from ray_mlops.serving.http.parse import shorten
 from ray_mlops.serving.protocol import LabelRecord
 
 LABEL_SCHEMA = pa.schema([("id", pa.string()), ("label", pa.string()), ("time", pa.int64()), ("arrival", pa.int64())])

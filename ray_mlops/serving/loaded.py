@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import ModelNotFoundError, NotFoundError, RayMLOpsError
-from ray_mlops.serving.log_table import LogFormat
-from ray_mlops.serving.parse import InputColumns
+from ray_mlops.serving.http.parse import InputColumns
+from ray_mlops.serving.prediction_log.table import LogFormat
 from ray_mlops.serving.predictor import Predictor
 from ray_mlops.serving.protocol import Arm, ModelRoutes, RouteTable
 from ray_mlops.training.bundle import ModelBundle

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 from ray_mlops.config import ServingConfig
 from ray_mlops.errors import OverloadError
 from ray_mlops.serving.answering import ArmClient
-from ray_mlops.serving.asgi import AsgiApp, Receive
 from ray_mlops.serving.auth import Authenticator
+from ray_mlops.serving.http.asgi import AsgiApp, Receive
+from ray_mlops.serving.http.paths import Target
 from ray_mlops.serving.label_log import LabelLog
 from ray_mlops.serving.loaded import LoadedTable
-from ray_mlops.serving.paths import Target
-from ray_mlops.serving.prediction_log import PredictionLog
+from ray_mlops.serving.prediction_log.log import PredictionLog
 from ray_mlops.serving.protocol import Explainer, LabelSink, MonitorView, Tally
 from ray_mlops.serving.telemetry import Telemetry
 

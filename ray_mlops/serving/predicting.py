@@ -6,13 +6,13 @@ from typing import Any
 
 from ray_mlops.serving.admission import Admission
 from ray_mlops.serving.answering import Answering
-from ray_mlops.serving.asgi import Response
-from ray_mlops.serving.compression import compress_answer, read_content
 from ray_mlops.serving.dialects.dialect import Dialect, NativeDialect
 from ray_mlops.serving.dialects.invocations import MlflowDialect
 from ray_mlops.serving.dialects.oip_rest import RestDialect
+from ray_mlops.serving.http.asgi import Response
+from ray_mlops.serving.http.compression import compress_answer, read_content
+from ray_mlops.serving.http.parse import Limits
 from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.parse import Limits
 from ray_mlops.serving.parts import Parts, Request
 
 Handler = Callable[[Request], Awaitable[Response]]

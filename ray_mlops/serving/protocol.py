@@ -103,7 +103,7 @@ class Tally:
     """How many of those four were of requests with a routing key, under a split of traffic."""
     keys: tuple[tuple[int, int], ...] = ()
     """Routing keys that did something for the first time in this rollout, as far as this replica knows: hash, and
-    what (``serving.units``)."""
+    what (``serving.rollout.units``)."""
 
     def key(self) -> tuple[str, int, int, str]:
         return self.model, self.route_version, self.epoch, self.arm

@@ -18,10 +18,10 @@ from ray.serve.schema import ApplicationStatus
 from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import RayMLOpsError, RolloutError
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.evidence import ArmHealth, FloatArray
 from ray_mlops.serving.predictor import Answer
+from ray_mlops.serving.rollout.evidence import ArmHealth, FloatArray
+from ray_mlops.serving.rollout.shadow import BundleFacts
 from ray_mlops.serving.serve_apps import app_status, arm_app, candidate_application, delete_app, run_app
-from ray_mlops.serving.shadow import BundleFacts
 from ray_mlops.training.bundle import Manifest, Prediction
 
 logger = logging.getLogger(__name__)

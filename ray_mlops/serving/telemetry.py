@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_mlops.serving.protocol import ArmName, ModelRoutes, Outcome, Tally
-from ray_mlops.serving.units import KeyNews, KnownKeys
+from ray_mlops.serving.rollout.units import KeyNews, KnownKeys
 
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histograms' buckets, seconds."""

@@ -21,7 +21,7 @@ from ray_mlops.registry import MlflowRegistry
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.launch import launch_gateway, shutdown_gateway
 from ray_mlops.serving.protocol import NAMESPACE, ROLLOUTS_ACTOR, ROUTES_ACTOR, Arm, Hooks, ModelRoutes, RouteTable
-from ray_mlops.serving.rollouts import start_rollouts
+from ray_mlops.serving.rollout.actor import start_rollouts
 from ray_mlops.serving.routes import commit_routes, read_table, start_routes
 from ray_mlops.training.bundle import BundleRef, Manifest, ModelBundle
 from ray_mlops.training.factory import build_model

@@ -23,9 +23,9 @@ from ray_mlops.data.target import TargetEncoder
 from ray_mlops.errors import ClusterError
 from ray_mlops.ledger import Ledger
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.accounting import Accounting
 from ray_mlops.serving.launch import GatewayAddress, launch_gateway, shutdown_gateway
-from ray_mlops.serving.log_files import read_predictions
+from ray_mlops.serving.prediction_log.accounting import Accounting
+from ray_mlops.serving.prediction_log.files import read_predictions
 from ray_mlops.serving.protocol import NAMESPACE, ROUTES_ACTOR, Arm, Hooks, ModelRoutes
 from ray_mlops.serving.routes import commit_routes, start_routes
 from ray_mlops.serving.serve_apps import arm_app, candidate_application, run_app, start_gate, stop_gate

@@ -8,7 +8,7 @@ from ray_mlops.console.address import Visit
 from ray_mlops.console.render import Screen, write_event_time
 from ray_mlops.console.sources import ConsoleData
 from ray_mlops.errors import NotFoundError
-from ray_mlops.serving.parse import ID_PATTERN
+from ray_mlops.serving.http.parse import ID_PATTERN
 
 _MAX_SHOWN = 128
 

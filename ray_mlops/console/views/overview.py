@@ -10,7 +10,7 @@ from ray_mlops.console.events import describe_event, tone_of
 from ray_mlops.console.render import Screen
 from ray_mlops.console.sources import Away, ConsoleData, Document, ModelFacts
 from ray_mlops.ledger import LedgerEvent
-from ray_mlops.serving.rollout_state import OVER, parse_state
+from ray_mlops.serving.rollout.state import OVER, parse_state
 
 NUM_METRICS = 3
 _READ = 60

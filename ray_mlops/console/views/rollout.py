@@ -15,7 +15,7 @@ from ray_mlops.console.sources import Away, ConsoleData, Document, ModelFacts
 from ray_mlops.console.views.evidence import draw_evidence, group_guards
 from ray_mlops.console.views.overview import split_of
 from ray_mlops.ledger import LedgerEvent
-from ray_mlops.serving.rollout_state import OVER, RolloutState, fold_rollout, parse_state
+from ray_mlops.serving.rollout.state import OVER, RolloutState, fold_rollout, parse_state
 
 MAX_EVENTS = 500
 _LEAD_IN = ("pending", "validating", "preparing")

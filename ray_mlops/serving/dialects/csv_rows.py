@@ -13,8 +13,8 @@ from typing import Any
 from ray_mlops.config.data import ColumnType
 from ray_mlops.errors import RequestError
 from ray_mlops.serving.dialects.oip_columns import column_types
+from ray_mlops.serving.http.parse import Limits, check_count, check_names, shorten
 from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.parse import Limits, check_count, check_names, shorten
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}

@@ -3,9 +3,9 @@
 from typing import Any, Protocol
 
 from ray_mlops.serving.answering import Answered
-from ray_mlops.serving.asgi import Headers, Response, json_response
+from ray_mlops.serving.http.asgi import Headers, Response, json_response
+from ray_mlops.serving.http.parse import Limits, PredictRequest, parse_predict
 from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.parse import Limits, PredictRequest, parse_predict
 from ray_mlops.serving.parts import Request
 
 

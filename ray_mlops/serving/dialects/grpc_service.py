@@ -26,10 +26,10 @@ from ray_mlops.serving.dialects.open_inference_pb2 import (
     ServerReadyResponse,
 )
 from ray_mlops.serving.dialects.protocol_pages import describe_server, find_version
-from ray_mlops.serving.parse import Limits
+from ray_mlops.serving.http.parse import Limits
+from ray_mlops.serving.http.paths import Endpoint, Target
+from ray_mlops.serving.http.refusal import status_of
 from ray_mlops.serving.parts import Parts, Request
-from ray_mlops.serving.paths import Endpoint, Target
-from ray_mlops.serving.refusal import status_of
 
 logger = logging.getLogger(__name__)
 CODES: dict[int, grpc.StatusCode] = {

@@ -9,12 +9,11 @@ import orjson
 
 from ray_mlops.errors import RequestError
 from ray_mlops.serving.answering import Answered
-from ray_mlops.serving.asgi import Response, json_response
 from ray_mlops.serving.dialects.csv_rows import parse_csv
 from ray_mlops.serving.dialects.dialect import answer_headers
-from ray_mlops.serving.json_body import check_depth, parse_json
-from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.parse import (
+from ray_mlops.serving.http.asgi import Response, json_response
+from ray_mlops.serving.http.json_body import check_depth, parse_json
+from ray_mlops.serving.http.parse import (
     Limits,
     PredictRequest,
     build_request,
@@ -24,6 +23,7 @@ from ray_mlops.serving.parse import (
     members,
     shorten,
 )
+from ray_mlops.serving.loaded import LoadedModel
 from ray_mlops.serving.parts import Request
 from ray_mlops.training.bundle import Prediction
 from ray_mlops.training.mlmodel import probability_column

@@ -25,8 +25,8 @@ from ray_mlops.data.values import MISSING_US
 from ray_mlops.errors import RequestError
 from ray_mlops.serving.answering import Answered
 from ray_mlops.serving.dialects.oip_tensors import BYTES, DATATYPES, FLOATS, INTEGERS, OutputTensor, Tensor
+from ray_mlops.serving.http.parse import Limits, PredictRequest, build_request, check_count, check_names, near
 from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.parse import Limits, PredictRequest, build_request, check_count, check_names, near
 from ray_mlops.training.bundle import ModelBundle
 
 PREDICTION, LABEL, PREDICTION_ID = "prediction", "label", "prediction_id"

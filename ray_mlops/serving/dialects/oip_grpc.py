@@ -5,7 +5,6 @@ from typing import Any
 
 from ray_mlops.errors import RequestError
 from ray_mlops.serving.answering import Answered
-from ray_mlops.serving.asgi import too_large
 from ray_mlops.serving.dialects.oip_columns import describe_model, output_tensors, parse_tensors
 from ray_mlops.serving.dialects.oip_request import Wanted, check_parameters, read_names, read_wanted
 from ray_mlops.serving.dialects.oip_tensors import (
@@ -24,8 +23,9 @@ from ray_mlops.serving.dialects.open_inference_pb2 import (
     ModelInferResponse,
     ModelMetadataResponse,
 )
+from ray_mlops.serving.http.asgi import too_large
+from ray_mlops.serving.http.parse import Limits, PredictRequest, shorten
 from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.parse import Limits, PredictRequest, shorten
 from ray_mlops.serving.parts import Request
 
 CONTENTS: dict[str, str] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray_mlops.errors import RequestError
 from ray_mlops.serving.dialects.oip_columns import check_outputs
-from ray_mlops.serving.parse import check_id, shorten
+from ray_mlops.serving.http.parse import check_id, shorten
 from ray_mlops.training.bundle import ModelBundle
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from ray_mlops.errors import RequestError
 from ray_mlops.serving.answering import Answered
-from ray_mlops.serving.asgi import Response, json_response
 from ray_mlops.serving.dialects.dialect import answer_headers
 from ray_mlops.serving.dialects.oip_columns import output_tensors, parse_tensors
 from ray_mlops.serving.dialects.oip_request import Wanted, check_parameters, read_flag, read_names, read_wanted
@@ -16,9 +15,10 @@ from ray_mlops.serving.dialects.oip_tensors import (
     tensor_from_bytes,
     tensor_from_json,
 )
-from ray_mlops.serving.json_body import parse_json
+from ray_mlops.serving.http.asgi import Response, json_response
+from ray_mlops.serving.http.json_body import parse_json
+from ray_mlops.serving.http.parse import Limits, PredictRequest, members, shorten
 from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.parse import Limits, PredictRequest, members, shorten
 from ray_mlops.serving.parts import Request
 
 HEADER_LENGTH = b"inference-header-content-length"

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_mlops.errors import RequestError
-from ray_mlops.serving.parse import near, shorten
+from ray_mlops.serving.http.parse import near, shorten
 
 BYTES, BF16 = "BYTES", "BF16"
 DTYPES: dict[str, np.dtype[Any]] = {

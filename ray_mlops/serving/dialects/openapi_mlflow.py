@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.openapi_parts import (
+from ray_mlops.serving.http.openapi_parts import (
     ID_SCHEMA,
     PREDICT_ERRORS,
     Schema,
@@ -13,7 +12,8 @@ from ray_mlops.serving.openapi_parts import (
     ref,
     text_operation,
 )
-from ray_mlops.serving.parse import MAX_ROUTING_KEY, Limits
+from ray_mlops.serving.http.parse import MAX_ROUTING_KEY, Limits
+from ray_mlops.serving.loaded import LoadedModel
 from ray_mlops.training.mlmodel import probability_column
 
 _CELL: Schema = {"type": ["number", "string", "boolean", "null"]}

@@ -17,8 +17,7 @@ from ray_mlops.serving.dialects.oip_columns import (
     describe_outputs,
 )
 from ray_mlops.serving.dialects.oip_tensors import BYTES, DATATYPES, DTYPES, FLOATS, INTEGERS
-from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.openapi_parts import (
+from ray_mlops.serving.http.openapi_parts import (
     ID_SCHEMA,
     PREDICT_ERRORS,
     Schema,
@@ -28,7 +27,8 @@ from ray_mlops.serving.openapi_parts import (
     record,
     ref,
 )
-from ray_mlops.serving.parse import MAX_ROUTING_KEY, Limits
+from ray_mlops.serving.http.parse import MAX_ROUTING_KEY, Limits
+from ray_mlops.serving.loaded import LoadedModel
 
 _FLAGS: Schema = {"enum": [0, 1, None]}
 _TIME_TEXT: Schema = {"anyOf": [{"type": "string", "format": "date-time"}, {"enum": ["", None]}]}

@@ -5,8 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ray_mlops.errors import NotFoundError
-from ray_mlops.serving.asgi import TEXT_TYPE, Response, json_response
 from ray_mlops.serving.dialects.oip_columns import describe_model
+from ray_mlops.serving.http.asgi import TEXT_TYPE, Response, json_response
 from ray_mlops.serving.loaded import LoadedModel, LoadedTable
 from ray_mlops.serving.parts import Request
 

@@ -9,10 +9,10 @@ from jobs.benchmarks.segments import Firsts, Segment
 from jobs.benchmarks.simulated_rollouts import SimulatedRollout
 from jobs.benchmarks.simulated_traffic import Scenario, Traffic, draw_traffic
 from ray_mlops.config import GuardsConfig, RolloutConfig
-from ray_mlops.serving.evidence import RouteCounts
 from ray_mlops.serving.protocol import Arm, ModelRoutes
-from ray_mlops.serving.rollout import step
-from ray_mlops.serving.tally_book import TallyBook
+from ray_mlops.serving.rollout.evidence import RouteCounts
+from ray_mlops.serving.rollout.tally_book import TallyBook
+from ray_mlops.serving.rollout.transition import step
 from ray_mlops.serving.telemetry import Served, Telemetry
 
 SMALL = Scenario(requests=1500, users=80, error_ratio=0.05, slow_ratio=0.1)

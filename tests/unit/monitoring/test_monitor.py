@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_mlops.serving.shadow import BundleFacts, gather_losses
+from ray_mlops.serving.rollout.shadow import BundleFacts, gather_losses
 
 HOUR = 3_600_000_000
 FIRST = 1000

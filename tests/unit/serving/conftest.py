@@ -23,7 +23,7 @@ from ray_mlops.serving.auth import Authenticator
 from ray_mlops.serving.label_log import LabelLog
 from ray_mlops.serving.loaded import LoadedTable, ModelSettings, TableLoader
 from ray_mlops.serving.parts import Parts
-from ray_mlops.serving.prediction_log import PredictionLog
+from ray_mlops.serving.prediction_log.log import PredictionLog
 from ray_mlops.serving.predictor import Answer
 from ray_mlops.serving.protocol import Arm, LabelRecord, ModelRoutes, RouteTable, Tally
 from ray_mlops.serving.telemetry import Telemetry

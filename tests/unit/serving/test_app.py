@@ -619,7 +619,7 @@ async def test_reading_needs_a_token_where_prediction_does(rig: Any, kit: Any, t
 
 @run
 async def test_monitoring_and_metrics_without_a_monitor(rig: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("ray_mlops.serving.reading.SIDE_TIMEOUT_S", 0.02)
+    monkeypatch.setattr("ray_mlops.serving.http.reading.SIDE_TIMEOUT_S", 0.02)
     await rig.apply()
     await post(rig, "/predict", {"instances": [ROW]})
     assert (await get(rig, "/monitoring")).json() == {"model": "flights", "windows": 3}

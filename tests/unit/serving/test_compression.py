@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ray_mlops.errors import PayloadTooLargeError, RequestError
-from ray_mlops.serving.asgi import Response
-from ray_mlops.serving.compression import choose_encoding, compress_answer, decompress, read_content
+from ray_mlops.serving.http.asgi import Response
+from ray_mlops.serving.http.compression import choose_encoding, compress_answer, decompress, read_content
 
 TEXT = b'{"instances": []}' * 10
 

@@ -4,9 +4,9 @@ import json
 import random
 from itertools import pairwise
 
-from ray_mlops.serving.evidence import ArmCounts, RouteCounts
 from ray_mlops.serving.protocol import ArmName, Tally
-from ray_mlops.serving.tally_book import TallyBook, Watermarks
+from ray_mlops.serving.rollout.evidence import ArmCounts, RouteCounts
+from ray_mlops.serving.rollout.tally_book import TallyBook, Watermarks
 
 
 def tally(epoch: int, arm: ArmName = "candidate", requests: int = 10, errors: int = 0, version: int = 4) -> Tally:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ray_mlops.config import GuardsConfig, ShadowConfig
-from ray_mlops.serving.evidence import ArmCounts, LossEvidence, Observation, RouteCounts, UnitCounts
-from ray_mlops.serving.guards import GuardVerdict, judge
+from ray_mlops.serving.rollout.evidence import ArmCounts, LossEvidence, Observation, RouteCounts, UnitCounts
+from ray_mlops.serving.rollout.guards import GuardVerdict, judge
 
 GUARDS, SHADOW = GuardsConfig(), ShadowConfig()
 

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from ray_mlops.serving.exposition import merge_expositions
-from ray_mlops.serving.paths import COMMANDS, resolve
+from ray_mlops.serving.http.paths import COMMANDS, resolve
 
 ROW = {"distance": 200.0, "carrier": "UA"}
 

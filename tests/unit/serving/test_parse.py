@@ -7,11 +7,11 @@ import orjson
 import pytest
 
 from ray_mlops.errors import PayloadTooLargeError, RequestError
-from ray_mlops.serving.asgi import read_body
-from ray_mlops.serving.json_body import parse_json
-from ray_mlops.serving.parse import InputColumns, Limits, parse_event_time
-from ray_mlops.serving.parse import parse_predict as parse
-from ray_mlops.serving.parse_operations import parse_command, parse_labels
+from ray_mlops.serving.http.asgi import read_body
+from ray_mlops.serving.http.json_body import parse_json
+from ray_mlops.serving.http.parse import InputColumns, Limits, parse_event_time
+from ray_mlops.serving.http.parse import parse_predict as parse
+from ray_mlops.serving.http.parse_operations import parse_command, parse_labels
 
 LIMITS = Limits(body_bytes=1000, rows=5, depth=4)
 COLUMNS = InputColumns(frozenset({"distance", "carrier"}), frozenset({"distance", "carrier", "wind"}), "at")

@@ -5,7 +5,7 @@ from math import inf
 import pytest
 
 from ray_mlops.config import RolloutConfig
-from ray_mlops.serving.plan import StepPlan, plan_rollout
+from ray_mlops.serving.rollout.plan import StepPlan, plan_rollout
 
 
 def plan(config: RolloutConfig | None = None, **traffic: float) -> dict[str, StepPlan]:

@@ -18,13 +18,13 @@ from ray_mlops.config import PredictionLogConfig
 from ray_mlops.data.columns import canonical_from_values
 from ray_mlops.errors import NotFoundError, OverloadError, StoreError
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.accounting import STATES, Accounting
-from ray_mlops.serving.log_files import read_predictions
-from ray_mlops.serving.log_table import LogFormat, LogRecord, _plain_column, build_table, split_by_file
-from ray_mlops.serving.lost_rows import book_lost
-from ray_mlops.serving.prediction_log import PredictionLog
+from ray_mlops.serving.prediction_log.accounting import STATES, Accounting
+from ray_mlops.serving.prediction_log.files import read_predictions
+from ray_mlops.serving.prediction_log.log import PredictionLog
+from ray_mlops.serving.prediction_log.lost_rows import book_lost
+from ray_mlops.serving.prediction_log.spool import Spool
+from ray_mlops.serving.prediction_log.table import LogFormat, LogRecord, _plain_column, build_table, split_by_file
 from ray_mlops.serving.protocol import LOG_COLUMNS
-from ray_mlops.serving.spool import Spool
 
 DAY_US = 86_400_000_000
 SCHEMA = pa.schema([("distance", pa.float64()), ("carrier", pa.string())])
@@ -258,7 +258,7 @@ def test_repeats_are_retries_and_the_first_wins(make_log: Any, files: Files) -> 
 
 
 def test_memory_of_ids_is_bounded(make_log: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("ray_mlops.serving.prediction_log.RECENT_IDS", 2)
+    monkeypatch.setattr("ray_mlops.serving.prediction_log.log.RECENT_IDS", 2)
 
     async def scenario() -> None:
         log = make_log()
@@ -309,7 +309,7 @@ def test_broken_sink_is_counted_and_harms_nothing(make_log: Any) -> None:
 def test_hanging_sink_does_not_stop_the_log(make_log: Any, monkeypatch: Any) -> None:
     import threading
 
-    monkeypatch.setattr("ray_mlops.serving.prediction_log.MAX_HANDOVERS", 2)
+    monkeypatch.setattr("ray_mlops.serving.prediction_log.log.MAX_HANDOVERS", 2)
     release = threading.Event()
 
     class HangingSink(ListSink):
@@ -508,7 +508,7 @@ def test_counters_survive_sigkill(tmp_path: Path) -> None:
     code = """
 import sys, time
 from pathlib import Path
-from ray_mlops.serving.accounting import Accounting
+from ray_mlops.serving.prediction_log.accounting import Accounting
 counts = Accounting(Path(sys.argv[1]))
 counts.add("accepted", 5)
 counts.add("written", 2)

@@ -22,10 +22,10 @@ from ray_mlops.errors import (
 from ray_mlops.ledger import Ledger
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.protocol import Arm, ModelRoutes, Tally
-from ray_mlops.serving.reconciler import Reconciler
-from ray_mlops.serving.rollout import step
+from ray_mlops.serving.rollout.reconciler import Reconciler
+from ray_mlops.serving.rollout.shadow import SLOW_FACTOR, SLOW_MARGIN_MS, BundleFacts
+from ray_mlops.serving.rollout.transition import step
 from ray_mlops.serving.routes import commit_routes, read_table
-from ray_mlops.serving.shadow import SLOW_FACTOR, SLOW_MARGIN_MS, BundleFacts
 
 DAY_US = 86_400_000_000
 Result = TypeVar("Result")
@@ -441,7 +441,7 @@ def test_each_window_is_looked_at_in_order(world: World, monkeypatch: pytest.Mon
         return step(state, observation, *arguments)
 
     async def scene() -> None:
-        monkeypatch.setattr("ray_mlops.serving.reconciler.step", watched)
+        monkeypatch.setattr("ray_mlops.serving.rollout.reconciler.step", watched)
         world.register("2")
         await world.settle()
         for _ in range(2):

@@ -9,11 +9,11 @@ import pytest
 
 from ray_mlops.config import RolloutConfig
 from ray_mlops.ledger import LedgerEvent
-from ray_mlops.serving import guards
-from ray_mlops.serving.evidence import ArmCounts, LossEvidence, Observation, RouteCounts
 from ray_mlops.serving.protocol import Arm, ModelRoutes
-from ray_mlops.serving.rollout import RolloutDecision, step
-from ray_mlops.serving.rollout_state import RolloutState, desired_aliases, desired_routes, fold_rollout
+from ray_mlops.serving.rollout import guards
+from ray_mlops.serving.rollout.evidence import ArmCounts, LossEvidence, Observation, RouteCounts
+from ray_mlops.serving.rollout.state import RolloutState, desired_aliases, desired_routes, fold_rollout
+from ray_mlops.serving.rollout.transition import RolloutDecision, step
 
 QUICK = RolloutConfig.model_validate({"shadow": {"enabled": False}})
 PROVEN = LossEvidence(paired=np.zeros(600))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.shadow import (
+from ray_mlops.serving.rollout.shadow import (
     SLOW_FACTOR,
     SLOW_MARGIN_MS,
     BundleFacts,

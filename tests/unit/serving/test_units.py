@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from ray_mlops.errors import StoreError
-from ray_mlops.serving.evidence import ArmCounts, UnitCounts
 from ray_mlops.serving.protocol import Arm, ModelRoutes, Tally
-from ray_mlops.serving.tally_book import TallyBook
+from ray_mlops.serving.rollout.evidence import ArmCounts, UnitCounts
+from ray_mlops.serving.rollout.tally_book import TallyBook
+from ray_mlops.serving.rollout.units import FAILED, FIRST, FIRST_FAILED, FIRST_OVER_SLO, SLOW, KnownKeys
 from ray_mlops.serving.telemetry import Served, Telemetry
-from ray_mlops.serving.units import FAILED, FIRST, FIRST_FAILED, FIRST_OVER_SLO, SLOW, KnownKeys
 
 ROUTES = ModelRoutes("m", 4, Arm("1", "a", "x"), Arm("2", "b", "y", "isolated", 0.25), rollout_id="r1", slow_ms=5.0)
 

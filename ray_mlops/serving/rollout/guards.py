@@ -17,7 +17,7 @@ import numpy as np
 
 from ray_mlops.config import GuardsConfig, ShadowConfig
 from ray_mlops.config.serving import GuardName
-from ray_mlops.serving.evidence import ArmCounts, FloatArray, LossEvidence, Observation, RouteCounts, UnitCounts
+from ray_mlops.serving.rollout.evidence import ArmCounts, FloatArray, LossEvidence, Observation, RouteCounts, UnitCounts
 from ray_mlops.statistics.betting import log_e_difference, log_e_paired_noninferiority, log_e_paired_regression
 from ray_mlops.statistics.confidence import error_upper_bound, log_e_rate_above, log_e_rate_below
 from ray_mlops.statistics.counts import (

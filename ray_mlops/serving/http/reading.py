@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ray_mlops.errors import NotFoundError
-from ray_mlops.serving.asgi import METRICS_TYPE, Response, json_response
 from ray_mlops.serving.exposition import ReplicaMetrics, expose, merge_expositions
+from ray_mlops.serving.http.asgi import METRICS_TYPE, Response, json_response
+from ray_mlops.serving.http.openapi import openapi
+from ray_mlops.serving.http.parse import ID_PATTERN, Limits
 from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.serving.openapi import openapi
-from ray_mlops.serving.parse import ID_PATTERN, Limits
 from ray_mlops.serving.parts import SIDE_TIMEOUT_S, Parts, Request, in_time
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ray_mlops.config import RolloutConfig
-from ray_mlops.serving.evidence import ArmCounts, Observation
-from ray_mlops.serving.guards import PROMOTION_GUARDS, GuardVerdict, judge
-from ray_mlops.serving.rollout_state import ON_TRIAL, RolloutState, parse_state
+from ray_mlops.serving.rollout.evidence import ArmCounts, Observation
+from ray_mlops.serving.rollout.guards import PROMOTION_GUARDS, GuardVerdict, judge
+from ray_mlops.serving.rollout.state import ON_TRIAL, RolloutState, parse_state
 
 
 @dataclass(frozen=True, slots=True)

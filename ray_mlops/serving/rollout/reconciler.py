@@ -13,15 +13,15 @@ from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import LedgerConflictError, RolloutError
 from ray_mlops.ledger import Ledger
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.arms import ArmControl, Candidate
-from ray_mlops.serving.evidence import ArmCounts, Observation
-from ray_mlops.serving.progress import Look, Progress
 from ray_mlops.serving.protocol import ArmName, MonitorView, Tally
-from ray_mlops.serving.record import ModelRecord
-from ray_mlops.serving.rollout import RolloutDecision, step
-from ray_mlops.serving.rollout_state import ON_TRIAL, PASSING, Command, RolloutState
-from ray_mlops.serving.settle import AliasStore, Settler
-from ray_mlops.serving.trial import Trial
+from ray_mlops.serving.rollout.arms import ArmControl, Candidate
+from ray_mlops.serving.rollout.evidence import ArmCounts, Observation
+from ray_mlops.serving.rollout.progress import Look, Progress
+from ray_mlops.serving.rollout.record import ModelRecord
+from ray_mlops.serving.rollout.settle import AliasStore, Settler
+from ray_mlops.serving.rollout.state import ON_TRIAL, PASSING, Command, RolloutState
+from ray_mlops.serving.rollout.transition import RolloutDecision, step
+from ray_mlops.serving.rollout.trial import Trial
 
 logger = logging.getLogger(__name__)
 

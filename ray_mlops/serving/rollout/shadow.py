@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from ray_mlops.config.data import Task
 from ray_mlops.errors import StoreError
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.evidence import BoolArray, FloatArray, LossEvidence
+from ray_mlops.serving.rollout.evidence import BoolArray, FloatArray, LossEvidence
 from ray_mlops.statistics.losses import bounded_loss
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ray_mlops.errors import RequestError
-from ray_mlops.serving.asgi import Receive, Response, read_body, too_large
+from ray_mlops.serving.http.asgi import Receive, Response, read_body, too_large
 
 MIN_COMPRESSED_BYTES = 1024
 """A shorter answer is sent as it is: compressing costs more than it saves."""

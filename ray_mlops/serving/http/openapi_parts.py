@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-from ray_mlops.serving.parse import ID_PATTERN
+from ray_mlops.serving.http.parse import ID_PATTERN
 
 Schema: TypeAlias = dict[str, Any]
 ErrorName = Literal["Error", "OipError", "MlflowError"]

@@ -11,8 +11,8 @@ from math import inf, isfinite, log
 import numpy as np
 
 from ray_mlops.config import RolloutConfig
-from ray_mlops.serving.evidence import FloatArray
-from ray_mlops.serving.guards import ABSOLUTE_SHARE
+from ray_mlops.serving.rollout.evidence import FloatArray
+from ray_mlops.serving.rollout.guards import ABSOLUTE_SHARE
 from ray_mlops.statistics.betting import log_e_difference, log_e_paired_noninferiority
 from ray_mlops.statistics.confidence import error_upper_bound
 from ray_mlops.statistics.counts import log_e_noninferiority

@@ -11,9 +11,9 @@ from math import inf
 from typing import Any
 
 from ray_mlops.errors import StoreError
-from ray_mlops.serving.evidence import ArmCounts, RouteCounts, UnitCounts
 from ray_mlops.serving.protocol import ArmName, Tally
-from ray_mlops.serving.units import FAILED, FIRST, FIRST_FAILED, FIRST_OVER_SLO, SLOW, KnownKeys
+from ray_mlops.serving.rollout.evidence import ArmCounts, RouteCounts, UnitCounts
+from ray_mlops.serving.rollout.units import FAILED, FIRST, FIRST_FAILED, FIRST_OVER_SLO, SLOW, KnownKeys
 
 SCHEMA_VERSION = 2
 """Of a checkpoint; version 1 had no units."""

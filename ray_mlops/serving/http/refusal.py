@@ -12,7 +12,7 @@ from ray_mlops.errors import (
     RolloutError,
     UnauthorizedError,
 )
-from ray_mlops.serving.asgi import Headers, Response, error_response, json_response
+from ray_mlops.serving.http.asgi import Headers, Response, error_response, json_response
 
 ProtocolName = Literal["native", "oip", "mlflow"]
 MLFLOW_CODES: dict[int, str] = {

@@ -13,11 +13,11 @@ import pyarrow as pa
 from ray_mlops.config import PredictionLogConfig
 from ray_mlops.errors import OverloadError, RayMLOpsError
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.accounting import Accounting
-from ray_mlops.serving.log_files import Written, hand_over, write_files
-from ray_mlops.serving.log_table import LogRecord, split_by_file
+from ray_mlops.serving.prediction_log.accounting import Accounting
+from ray_mlops.serving.prediction_log.files import Written, hand_over, write_files
+from ray_mlops.serving.prediction_log.spool import Spool
+from ray_mlops.serving.prediction_log.table import LogRecord, split_by_file
 from ray_mlops.serving.protocol import PredictionSink
-from ray_mlops.serving.spool import Spool
 
 logger = logging.getLogger(__name__)
 RECENT_IDS = 100_000

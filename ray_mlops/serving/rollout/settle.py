@@ -13,13 +13,13 @@ from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import ModelNotFoundError, RegistryError
 from ray_mlops.ledger import Ledger
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.arms import Candidate
 from ray_mlops.serving.protocol import ModelRoutes
-from ray_mlops.serving.record import ModelRecord
-from ray_mlops.serving.rollout_state import ON_TRIAL, RolloutState, desired_aliases, desired_routes
+from ray_mlops.serving.rollout.arms import Candidate
+from ray_mlops.serving.rollout.record import ModelRecord
+from ray_mlops.serving.rollout.shadow import champion_slow_ms
+from ray_mlops.serving.rollout.state import ON_TRIAL, RolloutState, desired_aliases, desired_routes
 from ray_mlops.serving.routes import commit_routes
 from ray_mlops.serving.routing import rollout_salt
-from ray_mlops.serving.shadow import champion_slow_ms
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.log_table import LogRecord, build_table, split_by_file
+from ray_mlops.serving.prediction_log.table import LogRecord, build_table, split_by_file
 from ray_mlops.serving.protocol import PredictionSink
 
 logger = logging.getLogger(__name__)

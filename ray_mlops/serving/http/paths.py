@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from ray_mlops.errors import NotFoundError
 from ray_mlops.serving.auth import Role
-from ray_mlops.serving.refusal import ProtocolName
+from ray_mlops.serving.http.refusal import ProtocolName
 
 Endpoint = Literal[
     "index", "models", "healthz", "metrics", "openapi", "console",

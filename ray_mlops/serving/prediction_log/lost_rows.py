@@ -7,10 +7,10 @@ import pyarrow as pa
 
 from ray_mlops.errors import RayMLOpsError
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.accounting import Accounting, dead_accounts
-from ray_mlops.serving.log_files import hand_over, write_files
+from ray_mlops.serving.prediction_log.accounting import Accounting, dead_accounts
+from ray_mlops.serving.prediction_log.files import hand_over, write_files
+from ray_mlops.serving.prediction_log.spool import FormatFinder, read_segment, segments
 from ray_mlops.serving.protocol import PredictionSink
-from ray_mlops.serving.spool import FormatFinder, read_segment, segments
 
 logger = logging.getLogger(__name__)
 

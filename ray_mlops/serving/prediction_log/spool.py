@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 
 from ray_mlops.errors import StoreError
-from ray_mlops.serving.log_table import LogFormat, LogRecord
+from ray_mlops.serving.prediction_log.table import LogFormat, LogRecord
 
 logger = logging.getLogger(__name__)
 FormatFinder = Callable[[str, str], LogFormat]

@@ -13,13 +13,13 @@ from ray.exceptions import RayError
 from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import RayMLOpsError
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.arms import ArmControl
-from ray_mlops.serving.evidence import LossEvidence
 from ray_mlops.serving.protocol import ModelRoutes, MonitorView
-from ray_mlops.serving.record import ModelRecord
-from ray_mlops.serving.rollout_state import RolloutState
-from ray_mlops.serving.shadow import BundleFacts, ShadowLog, aligned, gather_losses
-from ray_mlops.serving.tally_book import TallyBook
+from ray_mlops.serving.rollout.arms import ArmControl
+from ray_mlops.serving.rollout.evidence import LossEvidence
+from ray_mlops.serving.rollout.record import ModelRecord
+from ray_mlops.serving.rollout.shadow import BundleFacts, ShadowLog, aligned, gather_losses
+from ray_mlops.serving.rollout.state import RolloutState
+from ray_mlops.serving.rollout.tally_book import TallyBook
 
 logger = logging.getLogger(__name__)
 

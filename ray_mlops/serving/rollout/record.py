@@ -8,9 +8,9 @@ from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import GateRefusedError, ModelNotFoundError, RolloutError
 from ray_mlops.ledger import LedgerEvent
 from ray_mlops.ledger.folds import ROUTES_COMMITTED, ROUTES_WITHDRAWN
-from ray_mlops.serving.evidence import GateStanding
 from ray_mlops.serving.protocol import ModelRoutes
-from ray_mlops.serving.rollout_state import RolloutState, fold_rollout
+from ray_mlops.serving.rollout.evidence import GateStanding
+from ray_mlops.serving.rollout.state import RolloutState, fold_rollout
 
 
 @dataclass(slots=True)

@@ -5,9 +5,17 @@ from typing import Any
 import pyarrow as pa
 
 from ray_mlops.serving.dialects import openapi_mlflow, openapi_oip
+from ray_mlops.serving.http.openapi_parts import (
+    ERRORS,
+    ID_SCHEMA,
+    PREDICT_ERRORS,
+    operation,
+    record,
+    ref,
+    text_operation,
+)
+from ray_mlops.serving.http.parse import MAX_ROUTING_KEY, Limits
 from ray_mlops.serving.loaded import LoadedModel, LoadedTable
-from ray_mlops.serving.openapi_parts import ERRORS, ID_SCHEMA, PREDICT_ERRORS, operation, record, ref, text_operation
-from ray_mlops.serving.parse import MAX_ROUTING_KEY, Limits
 
 _TYPES: tuple[tuple[pa.DataType, dict[str, Any]], ...] = (
     (pa.float64(), {"type": ["number", "null"]}),

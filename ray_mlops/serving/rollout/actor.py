@@ -15,14 +15,14 @@ from ray_mlops.errors import ModelNotFoundError
 from ray_mlops.ledger import Ledger
 from ray_mlops.registry import MlflowRegistry
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.arms import ArmControl
 from ray_mlops.serving.deployment import load_hook
 from ray_mlops.serving.protocol import NAMESPACE, ROLLOUTS_ACTOR, ROUTES_ACTOR, Hooks, MonitorView, Tally
-from ray_mlops.serving.reconciler import Reconciler
-from ray_mlops.serving.rollout_state import Command
+from ray_mlops.serving.rollout.arms import ArmControl
+from ray_mlops.serving.rollout.reconciler import Reconciler
+from ray_mlops.serving.rollout.settle import AliasStore
+from ray_mlops.serving.rollout.state import Command
 from ray_mlops.serving.routes import read_table
 from ray_mlops.serving.serve_arms import ServeArmControl
-from ray_mlops.serving.settle import AliasStore
 
 logger = logging.getLogger(__name__)
 

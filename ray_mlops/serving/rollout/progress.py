@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 
 from ray_mlops.errors import RayMLOpsError
 from ray_mlops.serving.protocol import MonitorView
-from ray_mlops.serving.tally_book import TallyBook, Watermarks
+from ray_mlops.serving.rollout.tally_book import TallyBook, Watermarks
 
 logger = logging.getLogger(__name__)
 

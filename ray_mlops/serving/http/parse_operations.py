@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray_mlops.errors import RequestError
-from ray_mlops.serving.json_body import parse_json
-from ray_mlops.serving.parse import (
+from ray_mlops.serving.http.json_body import parse_json
+from ray_mlops.serving.http.parse import (
     Limits,
     check_id,
     list_of_rows,

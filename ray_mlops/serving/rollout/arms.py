@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import RayMLOpsError
-from ray_mlops.serving.evidence import ArmHealth, FloatArray
-from ray_mlops.serving.shadow import BundleFacts
+from ray_mlops.serving.rollout.evidence import ArmHealth, FloatArray
+from ray_mlops.serving.rollout.shadow import BundleFacts
 
 logger = logging.getLogger(__name__)
 

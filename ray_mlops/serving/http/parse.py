@@ -11,7 +11,7 @@ from typing import Any
 from ray_mlops.config import ServingConfig
 from ray_mlops.data.values import MISSING_US, time_us
 from ray_mlops.errors import PayloadTooLargeError, RequestError
-from ray_mlops.serving.json_body import parse_json
+from ray_mlops.serving.http.json_body import parse_json
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}")
 """Safe in a path, a file name and a log line."""

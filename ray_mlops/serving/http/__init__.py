@@ -1,0 +1,1 @@
+"""HTTP on raw ASGI: paths, bodies, errors, and the description of it all. Knows no model's insides."""

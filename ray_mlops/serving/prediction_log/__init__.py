@@ -1,0 +1,1 @@
+"""The log of predictions: bounded, exactly accounted, Parquet by model and day."""
