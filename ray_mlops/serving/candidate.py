@@ -1,5 +1,6 @@
 """A version in a process of its own: a Serve deployment without a route, and one with a route for the gate."""
 
+import asyncio
 import os
 import resource
 import sys
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from ray_mlops.config import ServingConfig
 from ray_mlops.errors import BundleError, RayMLOpsError, RequestError
+from ray_mlops.serving.arm_replies import Packed, packed
 from ray_mlops.serving.http.asgi import (
     AsgiApp,
     Receive,
@@ -27,7 +29,7 @@ from ray_mlops.serving.http.asgi import (
     send_response,
 )
 from ray_mlops.serving.http.parse import InputColumns, Limits, parse_predict
-from ray_mlops.serving.predictor import Answer, Predictor
+from ray_mlops.serving.predictor import Predictor
 from ray_mlops.training.bundle import ModelBundle, Prediction
 
 
@@ -50,9 +52,10 @@ class CandidateArm:
         self._atol = atol
         self._incarnation = f"{os.getpid()}-{uuid.uuid4().hex}"
 
-    async def predict(self, rows: bytes) -> Answer:
-        """Predict rows, given as JSON: the champion parses the same and times the same call."""
-        return await self._predictor.answer(orjson.loads(rows))
+    async def predict(self, requests: bytes) -> Packed:
+        """Answer several requests [[row]], given as JSON: the champion parses the same and times the same call."""
+        calls = (self._predictor.answer(rows) for rows in orjson.loads(requests))
+        return packed(await asyncio.gather(*calls, return_exceptions=True))
 
     async def score(self, table: bytes) -> Prediction:
         """Predict a table, given as an Arrow stream."""

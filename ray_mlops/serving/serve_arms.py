@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,8 @@ from ray.serve.schema import ApplicationStatus
 from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import RayMLOpsError, RolloutError
 from ray_mlops.runtime.files import Files
+from ray_mlops.serving.arm_calls import ArmCalls, Reply, Rows
+from ray_mlops.serving.arm_replies import unpacked
 from ray_mlops.serving.predictor import Answer
 from ray_mlops.serving.rollout.evidence import ArmHealth, FloatArray
 from ray_mlops.serving.rollout.shadow import BundleFacts
@@ -37,12 +40,19 @@ class ServeArmClient:
 
     def __init__(self) -> None:
         self._handles: dict[str, DeploymentHandle[Any]] = {}
+        self._calls: dict[str, ArmCalls] = {}
         self._schemas: dict[str, pa.Schema] = {}
 
     async def predict(self, model: str, version: str, rows: Sequence[Mapping[str, Any]]) -> Answer:
         """See ``ArmClient``."""
+        name = arm_app(model, version)
+        if name not in self._calls:
+            self._calls[name] = ArmCalls(partial(self._send, model, version))
+        return await self._calls[name].predict(rows)
+
+    async def _send(self, model: str, version: str, requests: list[Rows]) -> list[Reply]:
         handle = self._handle(model, version)
-        return await _unwrapped(handle.predict.remote(orjson.dumps(rows)))
+        return unpacked(await _unwrapped(handle.predict.remote(orjson.dumps(requests))))
 
     async def schema(self, model: str, version: str) -> pa.Schema:
         """The candidate's raw inputs.
