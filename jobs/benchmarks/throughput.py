@@ -95,9 +95,11 @@ def _against_bare(
         bench.wait_for("rolled_back")
         bench.rollout("start", version="2", skip_shadow=True)
         bench.wait_for("canary[0]")
-        canary = interleave([replace(ours, name="ours, 10 % isolated"), bare], pace.rounds, pace.seconds)
-        found = canary["ours, 10 % isolated"]
-        rows.append(_row("ours, 10 % isolated", found))
+        split = replace(ours, name="ours, 10 % isolated")
+        canary = interleave([split, bare], pace.rounds, pace.seconds)
+        found = canary[split.name]
+        rows.append(_row(split.name, found))
+        report.tables["where it goes with 10 % isolated, us a request"] = _by_process([split, bare], pace.seconds)
         report.figures.append(_ratio("cpu_vs_bare_canary10", _cpu(found), _cpu(canary["bare"]), at_most=1.6))
         report.tables["what the guards said to 10 % of the same model"] = _verdicts(bench.view())
         bench.rollout("rollback", reason="the canary was measured")
