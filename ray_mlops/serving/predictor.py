@@ -14,13 +14,15 @@ import torch
 
 from ray_mlops.data.features import FeatureMatrix
 from ray_mlops.errors import BundleError
-from ray_mlops.serving.batching import MicroBatcher
+from ray_mlops.serving.batching import MicroBatcher, ThreadBatcher
 from ray_mlops.training.bundle import CHUNK_ROWS, ModelBundle, Prediction
 from ray_mlops.training.objective import to_values
 
 Result = TypeVar("Result")
 INLINE_LIMIT_S = 0.001
 """A prediction that is expected to take longer runs in a thread of its own, so that health checks go on."""
+BATCH_LIMIT_S = 0.01
+"""What the rows of others may add to a prediction in the thread, or as much as a call costs anyway."""
 WARM_UP_ROWS = (1, 64)
 WARM_UP_ROUNDS = 3
 CHECK_ROWS = 64
@@ -59,6 +61,7 @@ class Predictor:
         self._thread = ThreadPoolExecutor(1, "predictor")
         self._base_s, self._row_s = INLINE_LIMIT_S, 0.0
         self._batcher = MicroBatcher(self.predict_rows, self.is_quick)
+        self._apart = ThreadBatcher(self.predict_rows, self.run_apart, self._is_patient)
 
     def predict_rows(self, rows: Sequence[dict[str, Any]]) -> Prediction:
         """Predict JSON-like rows; keys that are no inputs are ignored.
@@ -85,10 +88,9 @@ class Predictor:
         Raises:
             FeatureError: A value has the wrong type, or a column is missing.
         """
-        if self.is_quick(len(rows)):
-            prediction, seconds = await self._batcher.predict(rows)
-            return Answer(prediction, seconds)
-        return await self.run_apart(self._timed, rows)
+        batcher = self._batcher if self.is_quick(len(rows)) else self._apart
+        prediction, seconds = await batcher.predict(rows)
+        return Answer(prediction, seconds)
 
     async def run_apart(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Run something in this version's own thread; its predictions never run two at once."""
@@ -97,6 +99,10 @@ class Predictor:
     def is_quick(self, num_rows: int) -> bool:
         """Whether so many rows are expected to take less than ``INLINE_LIMIT_S``, by the warm-up's timing."""
         return self._base_s + num_rows * self._row_s < INLINE_LIMIT_S
+
+    def _is_patient(self, num_rows: int) -> bool:
+        """Whether so many rows may be predicted together in the thread."""
+        return num_rows * self._row_s < max(self._base_s, BATCH_LIMIT_S)
 
     def warm_up(self) -> None:
         """Run the bundle's parity rows a few times, and measure how long a call and a row take.

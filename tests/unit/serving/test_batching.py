@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ray_mlops.errors import FeatureError
-from ray_mlops.serving.batching import PROBE_EVERY, MicroBatcher
+from ray_mlops.serving.batching import PROBE_EVERY, MicroBatcher, ThreadBatcher
 from ray_mlops.serving.predictor import Predictor
 from ray_mlops.training.prediction import Prediction
 
@@ -109,3 +109,85 @@ def test_one_request_alone_gets_the_bits_of_the_bundle(kit: Any) -> None:
         for count in (1, 2, 7, 64):
             rows = [{"distance": 3.7 * number, "carrier": "DL"} for number in range(count)]
             assert np.array_equal(predictor.predict_rows(rows).values, predictor.bundle.predict(rows).values)
+
+
+class Thread:
+    """A model's own thread: runs one thing at a time, when it is let."""
+
+    def __init__(self) -> None:
+        self.may_run = asyncio.Event()
+        self.running = 0
+
+    async def __call__(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        self.running += 1
+        assert self.running == 1
+        await self.may_run.wait()
+        self.running -= 1
+        return work(*arguments)
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def ask(batcher: ThreadBatcher, *xs: Any) -> "asyncio.Future[Any]":
+    return asyncio.ensure_future(batcher.predict([{"x": x} for x in xs]))
+
+
+def test_what_comes_while_a_slow_model_predicts_is_the_next_batch() -> None:
+    async def scene() -> None:
+        model, thread = Doubler(), Thread()
+        batcher = ThreadBatcher(model, thread, lambda rows: True)
+        first = ask(batcher, 1)
+        await turns()
+        rest = [ask(batcher, 2, 3), ask(batcher, 4)]
+        await turns()
+        thread.may_run.set()
+        found = [(await call)[0].values.tolist() for call in (first, *rest)]
+        assert found == [[2.0], [4.0, 6.0], [8.0]]
+        assert model.sizes == [1, 3]
+        assert (await ask(batcher, 5))[0].values.tolist() == [10.0]  # the worker that ended is replaced
+
+    asyncio.run(scene())
+
+
+def test_slow_batch_is_cut_and_leaves_out_who_has_gone() -> None:
+    async def scene() -> None:
+        model, thread = Doubler(), Thread()
+        batcher = ThreadBatcher(model, thread, lambda rows: rows <= 3)
+        first = ask(batcher, 1)
+        await turns()
+        large, gone, last = ask(batcher, *range(5)), ask(batcher, 7), ask(batcher, 8)
+        await turns()
+        gone.cancel()
+        thread.may_run.set()
+        await asyncio.gather(first, large, last)
+        assert model.sizes == [1, 5, 1]
+
+    asyncio.run(scene())
+
+
+def test_slow_request_that_cannot_be_predicted_does_not_spoil_the_others() -> None:
+    async def scene() -> None:
+        model, thread = Doubler(), Thread()
+        thread.may_run.set()
+        batcher = ThreadBatcher(model, thread, lambda rows: True)
+        good, bad = ask(batcher, 1), ask(batcher, None)
+        found = await asyncio.gather(good, bad, return_exceptions=True)
+        assert found[0][0].values.tolist() == [2.0]
+        assert isinstance(found[1], FeatureError)
+
+    asyncio.run(scene())
+
+
+def test_thread_that_fails_tells_everybody_who_waits() -> None:
+    async def scene() -> None:
+        async def closed(work: Callable[..., Any], *arguments: Any) -> Any:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+        batcher = ThreadBatcher(Doubler(), closed, lambda rows: True)
+        found = await asyncio.gather(ask(batcher, 1), ask(batcher, 2), return_exceptions=True)
+        assert [type(each) for each in found] == [RuntimeError, RuntimeError]
+
+    asyncio.run(scene())
