@@ -10,6 +10,7 @@ from ray_mlops.cli.options import config_option, find_config, json_option, unrea
 from ray_mlops.cli.progress import PhasePrinter
 from ray_mlops.cli.session import quiet_libraries, session
 from ray_mlops.config import ClusterConfig, ProjectConfig
+from ray_mlops.config.monitoring import RUNGS, RetrainAction
 from ray_mlops.runtime.cluster import connect
 from ray_mlops.runtime.jobs import store_of_job
 
@@ -110,6 +111,9 @@ def register(context: click.Context, config: ProjectConfig, path: str, as_json: 
 @unread_config_option
 @click.option("--decision", help="Run the retraining of this recorded decision (what the monitor submits).")
 @click.option("--reason", default="asked for by hand", show_default=True, help="Kept in the ledger.")
+@click.option(
+    "--action", type=click.Choice(RUNGS), help="What to do; without it, the ladder of the configuration decides."
+)
 @json_option
 @click.pass_context
 def retrain(
@@ -118,6 +122,7 @@ def retrain(
     assignments: tuple[str, ...],
     decision: str | None,
     reason: str,
+    action: RetrainAction | None,
     as_json: bool,
 ) -> None:
     """Ask the monitor for a retraining now, or run the one of a recorded decision."""
@@ -137,7 +142,7 @@ def retrain(
     with session(config, start="never"):
         from ray_mlops.orchestration.retrain import request_retraining  # after Ray's environment is set
 
-        answer = request_retraining(config, by=getpass.getuser(), reason=reason)
+        answer = request_retraining(config, by=getpass.getuser(), reason=reason, action=action)
     if as_json:
         print_json(answer)
     else:

@@ -1,11 +1,17 @@
 """What is watched, when it is an alarm, and what is done about it."""
 
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from ray_mlops.config.section import Duration, Section
+from ray_mlops.config.section import Duration, Schedule, Section
+
+RetrainAction = Literal["recalibrate", "fine_tune", "full", "tune"]
+"""What a retraining does, cheapest first: fit the calibration anew, go on from the champion's weights, train anew,
+search hyperparameters and train."""
+RUNGS: tuple[RetrainAction, ...] = ("recalibrate", "fine_tune", "full", "tune")
 
 
 class ReferenceConfig(Section):
@@ -73,8 +79,9 @@ class RetrainingConfig(Section):
     cool_down: Duration = timedelta(days=14)
     """Event time between two retrainings; at least the label delay plus one window. Doubled by a refusal."""
     budget: BudgetConfig = BudgetConfig()
-    schedule: Duration | None = None
-    """Retrain at least this often even without an alarm."""
+    schedule: Schedule | None = None
+    """A floor without any alarm: retrain at least this often (`30d`), or at these times (`0 3 * * 1`: Mondays at 3,
+    in UTC and event time)."""
     window: Duration = timedelta(days=60)
     """Rolling training window, used where too few labelled rows lie after the change point."""
     holdout: Duration = timedelta(days=7)
@@ -83,15 +90,27 @@ class RetrainingConfig(Section):
     """Matured labelled rows that the training window needs."""
     half_life: Duration | None = None
     """Training weights halve for every this much age; None weighs all rows alike."""
-    action: Literal["full", "fine_tune"] = "full"
-    """`full` trains anew, `fine_tune` starts from the champion's weights."""
+    ladder: list[RetrainAction] = Field(["full"], min_length=1)
+    """What is tried, cheapest first: `recalibrate` (weights stay; never against drift of the inputs),
+    `fine_tune` (from the champion's weights), `full` (train anew), `tune` (search, then train). A retraining whose
+    candidate did not become champion is followed by the next rung; a promotion begins at the first again."""
     deadline_s: float = Field(1800.0, gt=0)
     """Wall-clock seconds after which a retraining job gives up."""
     max_attempts: NonNegativeInt = 2
     """How often a job that died is submitted again for the same decision."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_action(cls, content: Any) -> Any:
+        """Read ``action``, which stored configurations have from before there was a ladder."""
+        if isinstance(content, Mapping) and "action" in content and "ladder" not in content:
+            return {**{key: value for key, value in content.items() if key != "action"}, "ladder": [content["action"]]}
+        return content
+
     @model_validator(mode="after")
     def _holdout_fits(self) -> Self:
         if self.holdout >= self.window:
             raise ValueError("'holdout' must be shorter than 'window'")
+        if sorted(set(self.ladder), key=RUNGS.index) != list(self.ladder):
+            raise ValueError(f"'ladder' must rise, cheapest first, as in {list(RUNGS)}; got {list(self.ladder)}")
         return self

@@ -1,9 +1,10 @@
 """What every section of the configuration has in common: frozen, strict, durations with units."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
+from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*$")
@@ -51,6 +52,26 @@ def format_duration(value: timedelta) -> str:
     return f"{total_ms}ms"
 
 
+def parse_schedule(value: Any) -> Any:
+    """Turn ``'30d'`` into a timedelta, and accept cron expressions of five fields as they are.
+
+    Example:
+        >>> parse_schedule("30d"), parse_schedule("0 3 * * 1")
+        (datetime.timedelta(days=30), '0 3 * * 1')
+    """
+    if isinstance(value, str) and len(value.split()) == 5:
+        try:
+            CronSim(value, datetime(2000, 1, 1, tzinfo=UTC))
+        except CronSimError as error:
+            raise ValueError(f"{value!r} is no cron expression: {error}; Mondays at 3 are '0 3 * * 1'") from None
+        return value
+    try:
+        return parse_duration(value)
+    except ValueError:
+        problem = f"expected a duration like '30d', or a cron expression like '0 3 * * 1', got {value!r}"
+        raise ValueError(problem) from None
+
+
 def check_dotted_path(value: str) -> str:
     """Accept ``package.module:name`` and nothing else."""
     if not _DOTTED_PATH.match(value):
@@ -65,6 +86,14 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "pattern": _DURATION.pattern, "examples": ["30s", "2h", "7d"]}),
 ]
 """A length of time, written with its unit: ``250ms``, ``30s``, ``5m``, ``2h``, ``7d``, ``4w``."""
+
+Schedule = Annotated[
+    timedelta | str,
+    BeforeValidator(parse_schedule),
+    PlainSerializer(lambda value: value if isinstance(value, str) else format_duration(value), return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["30d", "0 3 * * 1"]}),
+]
+"""How often (``30d``), or when, as cron writes it: minute, hour, day of the month, month, day of the week."""
 
 DottedPath = Annotated[str, AfterValidator(check_dotted_path)]
 """Something importable, written ``package.module:name``."""

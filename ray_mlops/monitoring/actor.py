@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from ray_mlops.config import StoreConfig
+from ray_mlops.config.monitoring import RetrainAction
 from ray_mlops.errors import NotFoundError, RayMLOpsError
 from ray_mlops.ledger import Ledger, current_routes
 from ray_mlops.monitoring.exposition import exposition
@@ -90,9 +91,11 @@ class MonitorActor:
         await self.start()
         return exposition({model: self._service.view(model) for model in self._service.models()})
 
-    async def request_retraining(self, model: str, key: str, by: str, reason: str) -> None:
+    async def request_retraining(
+        self, model: str, key: str, by: str, reason: str, action: RetrainAction | None = None
+    ) -> None:
         await self.start()
-        self._service.request_retraining(model, key, by, reason)
+        self._service.request_retraining(model, key, by, reason, action)
 
     async def acknowledge(self, model: str, alarm: str, by: str) -> None:
         await self.start()

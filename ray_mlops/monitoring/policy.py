@@ -7,9 +7,11 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from ray_mlops.config import MonitoringConfig, RetrainingConfig, format_duration
+from ray_mlops.config.monitoring import RetrainAction
 from ray_mlops.ledger import LedgerEvent
+from ray_mlops.monitoring.ladder import Trigger, choose_rung
+from ray_mlops.monitoring.schedule import is_due
 
-Trigger = Literal["inputs", "score", "loss", "schedule", "manual"]
 Outcome = Literal["registered", "refused", "failed"]
 
 
@@ -48,7 +50,7 @@ class RetrainDecision:
     """End of the training window, exclusive; the holdout begins here."""
     holdout_end_us: int
     """End of the holdout, exclusive: as-of less the label delay."""
-    action: str
+    action: RetrainAction
     trigger: Trigger
     champion: str
     config_hash: str
@@ -80,12 +82,19 @@ class RetrainHistory:
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     manual: tuple[str, ...] = ()
     """Keys of manual requests that no decision has served yet."""
+    manual_action: RetrainAction | None = None
+    """What the newest of them asks for."""
     attempts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def in_flight(self) -> RetrainDecision | None:
         """The decision whose job has not finished."""
         return next((d for d in self.decisions if d.decision_id not in self.outcomes), None)
+
+    def num_tried(self, champion: str) -> int:
+        """How many candidates there were for a champion that is still in force: none of them replaced it."""
+        of_champion = (decision.decision_id for decision in self.decisions if decision.champion == champion)
+        return sum(self.outcomes.get(decision_id) in ("registered", "refused") for decision_id in of_champion)
 
     @property
     def refusals(self) -> int:
@@ -105,20 +114,23 @@ def fold_history(events: Iterable[LedgerEvent]) -> RetrainHistory:
     outcomes: dict[str, Outcome] = {}
     attempts: dict[str, int] = {}
     manual: list[str] = []
+    manual_action: RetrainAction | None = None
     for event in events:
         match event.kind:
             case "retrain.requested":
                 manual.append(event.key)
+                manual_action = event.payload.get("action")
             case "retrain.decided":
                 decisions.append(RetrainDecision.from_json(event.payload))
                 manual.clear()
+                manual_action = None
             case "retrain.submitted":
                 attempts[event.payload["decision_id"]] = event.payload["attempt"]
             case "retrain.finished":
                 outcomes[event.payload["decision_id"]] = event.payload["outcome"]
             case _:
                 pass
-    return RetrainHistory(tuple(decisions), outcomes, tuple(manual), attempts)
+    return RetrainHistory(tuple(decisions), outcomes, tuple(manual), manual_action, attempts)
 
 
 def decide_retrain(
@@ -148,6 +160,9 @@ def decide_retrain(
     obstacle = _obstacle(signals, history, monitoring, retraining, trigger)
     if obstacle:
         return NoRetrain(f"{trigger}: {obstacle}")
+    action = history.manual_action or choose_rung(retraining.ladder, trigger, history.num_tried(signals.champion))
+    if action is None:
+        return NoRetrain(f"{trigger}: no rung of {retraining.ladder} helps against it")
     windows = _windows(signals, monitoring, retraining)
     if isinstance(windows, NoRetrain):
         return windows
@@ -161,12 +176,20 @@ def decide_retrain(
         train_start_us=start_us,
         train_end_us=split_us,
         holdout_end_us=end_us,
-        action=retraining.action,
+        action=action,
         trigger=trigger,
         champion=signals.champion,
         config_hash=signals.config_hash,
-        reason=f"{_because(trigger, signals)}; trained on {basis}",
+        reason=f"{_because(trigger, signals)}; {_WORDS[action]} on {basis}",
     )
+
+
+_WORDS: Mapping[RetrainAction, str] = {
+    "recalibrate": "recalibrated",
+    "fine_tune": "fine-tuned",
+    "full": "trained",
+    "tune": "searched and trained",
+}
 
 
 def _because(trigger: Trigger, signals: Signals) -> str:
@@ -187,14 +210,11 @@ def _trigger(signals: Signals, history: RetrainHistory, retraining: RetrainingCo
     for alarm in alarms:
         if alarm in signals.alarms:
             return alarm
-    last = history.decisions[-1] if history.decisions else None
-    if retraining.schedule is not None and last is not None:
-        due = last.as_of_us + _us(retraining.schedule)
-        return "schedule" if signals.watermark_us >= due else None
-    if retraining.schedule is not None and signals.labelled_rows:
-        first = min(signals.labelled_rows) * signals.window_us
-        return "schedule" if signals.watermark_us >= first + _us(retraining.schedule) else None
-    return None
+    if retraining.schedule is None or not (history.decisions or signals.labelled_rows):
+        return None
+    first_us = min(signals.labelled_rows, default=0) * signals.window_us
+    since_us = history.decisions[-1].as_of_us if history.decisions else first_us
+    return "schedule" if is_due(retraining.schedule, since_us, signals.watermark_us) else None
 
 
 def _obstacle(

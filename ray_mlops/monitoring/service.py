@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_mlops.config.monitoring import RetrainAction
 from ray_mlops.errors import MonitoringError, NotFoundError, RayMLOpsError
 from ray_mlops.ledger import Ledger
 from ray_mlops.monitoring.epoch import Epoch, begin_epoch
@@ -220,13 +221,25 @@ class MonitorService:
             self._submitter.submit(submission, decision.decision_id)
         watched.record.read_history()
 
-    def request_retraining(self, model: str, key: str, by: str, reason: str) -> None:
-        """Ask for a retraining by hand; the policy still keeps one in flight and enough rows."""
+    def request_retraining(
+        self, model: str, key: str, by: str, reason: str, action: RetrainAction | None = None
+    ) -> None:
+        """Ask for a retraining by hand; the policy still keeps one in flight and enough rows.
+
+        Args:
+            model: The model.
+            key: Of the request, so that it counts once.
+            by: Who asks.
+            reason: Why.
+            action: What shall be done; None leaves it to the ladder.
+        """
         watched = self._model(model)
         reports = watched.epoch.monitor.reports()
         if not reports:
             raise MonitoringError("no window has been closed yet", model, "send traffic for at least one window first")
-        self._ledger.append(f"{model}/retrain", "retrain.requested", key, {"by": by, "reason": reason})
+        self._ledger.append(
+            f"{model}/retrain", "retrain.requested", key, {"by": by, "reason": reason, "action": action}
+        )
         self._consider_retraining(model, reports[-1])
 
     def acknowledge(self, model: str, alarm: str, by: str) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from ray_mlops.statistics.losses import bounded_loss
 from ray_mlops.training.assemble import build_bundle
 from ray_mlops.training.bundle import ModelBundle, Prediction
 from ray_mlops.training.importance import feature_importance
+from ray_mlops.training.recalibration import recalibrate
+from ray_mlops.training.rows import joined
 from ray_mlops.training.trainer import train_model
 from ray_mlops.training.tune import TuneResult, search
 
@@ -116,6 +118,43 @@ def fit_bundle(
         lineage=_lineage(chosen, parent),
         provenance={"run_id": run.run_id},
     )
+    prediction = bundle.predict(dataset.holdout)
+    return Fitted(_with_reference(bundle, dataset, prediction, chosen), chosen, dict(overrides or {}), prediction)
+
+
+def recalibrate_bundle(
+    config: ProjectConfig,
+    dataset: Dataset,
+    initial: ModelBundle,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    parent: str | None = None,
+    on_phase: OnPhase = silent,
+) -> Fitted:
+    """Keep a bundle's weights, fit its calibration on the newer rows, and measure what the monitor will need.
+
+    Args:
+        config: The configuration.
+        dataset: The rows, with the bundle's own features.
+        initial: The bundle.
+        overrides: What a search chose for it.
+        parent: Version that this one is to follow, for the record.
+        on_phase: Progress.
+
+    Raises:
+        TrainingError: There are too few rows for it.
+    """
+    chosen = with_overrides(config, dict(overrides or {}))
+    rows = joined(dataset.prepared.train, dataset.prepared.validation)
+    on_phase("recalibrate", f"{len(rows)} rows")
+    manifest = replace(
+        recalibrate(initial, rows),
+        snapshot=dataset.snapshot.id,
+        contract=dataset.contract.to_json(),
+        lineage=_lineage(chosen, parent),
+    )
+    bundle = replace(initial, manifest=manifest, profile=dataset.profile, provenance={})
+    bundle = bundle.with_parity(dataset.holdout.slice(0, chosen.gate.parity.rows))
     prediction = bundle.predict(dataset.holdout)
     return Fitted(_with_reference(bundle, dataset, prediction, chosen), chosen, dict(overrides or {}), prediction)
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ray_mlops.config import ProjectConfig, config_hash
+from ray_mlops.config.monitoring import RetrainAction
 from ray_mlops.data.snapshot import Snapshot, create_snapshot, load_snapshot
 from ray_mlops.errors import BundleError, ModelNotFoundError
 from ray_mlops.evaluation import EvaluationReport, GateDecision, decide_gate, evaluate, render_report
@@ -18,6 +19,7 @@ from ray_mlops.orchestration.fit import (
     OnPhase,
     code_version,
     fit_bundle,
+    recalibrate_bundle,
     run_name,
     search_parameters,
     silent,
@@ -87,6 +89,9 @@ class Workplace:
         return cls(config, Files(store.root_uri), Ledger.open(store), Tracker.open(store, config.name))
 
 
+STARTS_FROM_CHAMPION: frozenset[RetrainAction] = frozenset({"recalibrate", "fine_tune"})
+
+
 @dataclass(frozen=True, slots=True)
 class Purpose:
     """Why a model is trained; the defaults are those of a run by hand."""
@@ -96,7 +101,9 @@ class Purpose:
     holdout_start_us: int | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """What an earlier search chose, where there is none now."""
+    action: RetrainAction = "full"
     initial: ModelBundle | None = None
+    """The champion's bundle, where the action starts from it."""
     note: str = ""
 
 
@@ -148,16 +155,7 @@ def run_on_snapshot(
             overrides = dict(search_parameters(config, dataset, f"{name}-tune", on_phase).best_overrides)
             run.log_params({f"chosen.{key}": value for key, value in overrides.items()})
         parent = None if champion is None else champion.version
-        fitted = fit_bundle(
-            config,
-            dataset,
-            run,
-            name=name,
-            overrides=overrides,
-            initial=purpose.initial,
-            parent=parent,
-            on_phase=on_phase,
-        )
+        fitted = _fit(config, dataset, run, purpose, name=name, overrides=overrides, parent=parent, on_phase=on_phase)
         on_phase("evaluate", f"{len(dataset.holdout)} holdout rows")
         ref = fitted.bundle.save(place.files)
         report = _evaluate(fitted, dataset, ref, champion, run.run_id)
@@ -304,13 +302,14 @@ def reproduce_version(config: ProjectConfig, version: str, *, on_phase: OnPhase 
     place = replace(place, config=recorded)
     snapshot = load_snapshot(place.files, record["snapshot"])
     purpose = Purpose(**record["purpose"])
+    if purpose.action in STARTS_FROM_CHAMPION:
+        purpose = replace(purpose, initial=find_bundle(recorded, record["parent"]))
     on_phase("data", f"validate, split and fit features on {snapshot.rows} rows")
     dataset = _prepare(place, snapshot, purpose, None)
     with place.tracker.run(f"{config.name}-reproduce-v{version}") as run:
         name = run_name(recorded, dataset, f"reproduce-{run.run_id}")
-        fitted = fit_bundle(
-            recorded, dataset, run, name=name, overrides=record["overrides"], parent=record["parent"], on_phase=on_phase
-        )
+        chosen, parent = record["overrides"], record["parent"]
+        fitted = _fit(recorded, dataset, run, purpose, name=name, overrides=chosen, parent=parent, on_phase=on_phase)
     return record["bundle_hash"], fitted.bundle.hash
 
 
@@ -337,6 +336,34 @@ def _prepare(place: Workplace, snapshot: Snapshot, purpose: Purpose, champion: C
         encoder=encoder,
         features=None if purpose.initial is None else purpose.initial.features,
         holdout_start_us=purpose.holdout_start_us,
+    )
+
+
+def _fit(
+    config: ProjectConfig,
+    dataset: Dataset,
+    run: TrackedRun,
+    purpose: Purpose,
+    *,
+    name: str,
+    overrides: Mapping[str, Any],
+    parent: str | None,
+    on_phase: OnPhase,
+) -> Fitted:
+    """Train, or only recalibrate."""
+    if purpose.action == "recalibrate" and purpose.initial is not None:
+        return recalibrate_bundle(
+            config, dataset, purpose.initial, overrides=overrides, parent=parent, on_phase=on_phase
+        )
+    return fit_bundle(
+        config,
+        dataset,
+        run,
+        name=name,
+        overrides=overrides,
+        initial=purpose.initial,
+        parent=parent,
+        on_phase=on_phase,
     )
 
 
@@ -431,6 +458,7 @@ def _register(
             "decision_id": purpose.decision_id,
             "as_of_us": purpose.as_of_us,
             "holdout_start_us": purpose.holdout_start_us,
+            "action": purpose.action,
         },
         "data_end_us": data_end_us,
         "note": purpose.note,

@@ -8,12 +8,20 @@ from typing import Any
 import ray
 
 from ray_mlops.config import ProjectConfig, StoreConfig
+from ray_mlops.config.monitoring import RetrainAction
 from ray_mlops.errors import ClusterError, MonitoringError, RayMLOpsError
 from ray_mlops.ledger import Ledger, deployed_config
 from ray_mlops.monitoring.actor import monitor_actor
 from ray_mlops.monitoring.policy import RetrainDecision
 from ray_mlops.orchestration.fit import OnPhase, silent
-from ray_mlops.orchestration.pipeline import PipelineReport, Purpose, Workplace, read_champion, run_on_snapshot
+from ray_mlops.orchestration.pipeline import (
+    STARTS_FROM_CHAMPION,
+    PipelineReport,
+    Purpose,
+    Workplace,
+    read_champion,
+    run_on_snapshot,
+)
 from ray_mlops.orchestration.retraining_rows import snapshot_for
 from ray_mlops.runtime.deadline import deadline
 from ray_mlops.serving.protocol import NAMESPACE, ROLLOUTS_ACTOR
@@ -67,10 +75,11 @@ def _retrain(config: ProjectConfig, decision: RetrainDecision, on_phase: OnPhase
         as_of_us=decision.as_of_us,
         holdout_start_us=decision.train_end_us,
         overrides=champion.record.get("overrides", {}),
-        initial=champion.bundle if decision.action == "fine_tune" else None,
+        action=decision.action,
+        initial=champion.bundle if decision.action in STARTS_FROM_CHAMPION else None,
         note=decision.reason,
     )
-    return run_on_snapshot(place, snapshot, purpose, on_phase=on_phase)
+    return run_on_snapshot(place, snapshot, purpose, tune=decision.action == "tune", on_phase=on_phase)
 
 
 def _finish(ledger: Ledger, decision: RetrainDecision, outcome: str, version: str | None, reason: str) -> None:
@@ -92,11 +101,13 @@ def rollouts_actor() -> Any:
         raise ClusterError("the rollouts actor is not running", ROLLOUTS_ACTOR, "run 'ray-mlops serve'") from error
 
 
-def request_retraining(config: ProjectConfig, *, by: str, reason: str) -> dict[str, Any]:
-    """Ask the monitor for a retraining now; returns what its policy says."""
+def request_retraining(
+    config: ProjectConfig, *, by: str, reason: str, action: RetrainAction | None = None
+) -> dict[str, Any]:
+    """Ask the monitor for a retraining now; returns what its policy says. No action leaves it to the ladder."""
     key = f"{config.name}/retrain/requested/{time.time_ns()}-{uuid.uuid4().hex[:6]}"
     actor = monitor_actor()
-    ray.get(actor.request_retraining.remote(config.name, key, by, reason), timeout=_CALL_TIMEOUT_S)
+    ray.get(actor.request_retraining.remote(config.name, key, by, reason, action), timeout=_CALL_TIMEOUT_S)
     view: dict[str, Any] = ray.get(actor.view.remote(config.name), timeout=_CALL_TIMEOUT_S)
     return dict(view["retraining"])
 

@@ -163,7 +163,14 @@ class Predictor:
         with torch.inference_mode():
             outputs = self.bundle.model(torch.from_numpy(features.numeric), torch.from_numpy(features.categorical))
         numbers = outputs.numpy().astype(np.float64)
-        values = to_values(self._task, numbers, manifest.temperature, manifest.target_mean, manifest.target_scale)
+        values = to_values(
+            self._task,
+            numbers,
+            manifest.temperature,
+            manifest.target_mean,
+            manifest.target_scale,
+            manifest.shift,
+        )
         return Prediction(self._task, values, self._classes, manifest.threshold)
 
     def _timed(self, rows: Sequence[dict[str, Any]]) -> Answer:

@@ -203,7 +203,7 @@ class ModelBundle:
     def _values(self, features: FeatureMatrix) -> npt.NDArray[np.float64]:
         kept = self.manifest
         outputs = self._outputs(features)
-        return to_values(self.task, outputs, kept.temperature, kept.target_mean, kept.target_scale)
+        return to_values(self.task, outputs, kept.temperature, kept.target_mean, kept.target_scale, kept.shift)
 
     @property
     def _device(self) -> torch.device:

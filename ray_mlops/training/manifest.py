@@ -28,6 +28,9 @@ class Manifest:
     spec: ModelSpec
     temperature: float = 1.0
     """Divides logits before they become probabilities."""
+    shift: tuple[float, ...] = ()
+    """Added to logits after that, one number (binary) or one for each class: how a recalibration answers other base
+    rates. Empty adds nothing."""
     threshold: float = 0.5
     """Binary: the probability from which the label is the positive class."""
     loss_scale: float = 1.0
@@ -52,7 +55,9 @@ class Manifest:
         content = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         model = {"factory": content.pop("factory"), "params": dict(content.pop("params")), "spec": self.spec.to_json()}
         del content["spec"]
-        plain = {**content, "classes": list(self.classes), "contract": dict(self.contract)}
+        plain = {**content, "classes": list(self.classes), "contract": dict(self.contract), "shift": list(self.shift)}
+        if not self.shift:
+            del plain["shift"]  # so that bundles from before there was one keep their hash
         return {"schema_version": SCHEMA_VERSION, **plain, "lineage": dict(self.lineage), "model": model}
 
     @classmethod
@@ -71,7 +76,7 @@ class Manifest:
             known = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
             spec = ModelSpec.from_json(model["spec"])
             return cls(
-                **{**known, "classes": tuple(content["classes"])},
+                **{**known, "classes": tuple(content["classes"]), "shift": tuple(content.get("shift", ()))},
                 factory=model["factory"],
                 params=model["params"],
                 spec=spec,

@@ -1,5 +1,6 @@
 """What training minimises, per task, and what a model's outputs mean."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -52,7 +53,12 @@ class Objective(nn.Module):
 
 
 def to_values(
-    task: Task, outputs: npt.NDArray[np.float64], temperature: float, mean: float, scale: float
+    task: Task,
+    outputs: npt.NDArray[np.float64],
+    temperature: float,
+    mean: float,
+    scale: float,
+    shift: Sequence[float] = (),
 ) -> npt.NDArray[np.float64]:
     """Turn a model's outputs [n, k] into predictions.
 
@@ -62,6 +68,7 @@ def to_values(
         temperature: Divides logits; above 1 makes probabilities less extreme.
         mean: Mean of the training target (regression).
         scale: Standard deviation of the training target (regression).
+        shift: Added to logits after the division: one number (binary), or one for each class; empty adds nothing.
 
     Returns:
         Binary: probability of the positive class [n]. Multiclass: probabilities [n, k]. Regression: values [n].
@@ -69,9 +76,12 @@ def to_values(
     Example:
         >>> to_values("binary", np.array([[0.0], [2.0]]), 2.0, 0.0, 1.0).round(3)
         array([0.5  , 0.731])
+        >>> to_values("binary", np.array([[0.0], [2.0]]), 2.0, 0.0, 1.0, (-1.0,)).round(3)
+        array([0.269, 0.5  ])
     """
     if task == "regression":
         return outputs[:, 0] * scale + mean
+    logits = outputs / temperature + np.asarray(shift) if len(shift) else outputs / temperature
     if task == "binary":
-        return np.asarray(expit(outputs[:, 0] / temperature))
-    return np.asarray(softmax(outputs / temperature, axis=1))
+        return np.asarray(expit(logits[:, 0]))
+    return np.asarray(softmax(logits, axis=1))

@@ -49,6 +49,18 @@ class LabelledRows:
         return 1.0 if self.weight is None or not len(self) else float(self.weight.mean())
 
 
+def joined(first: LabelledRows, second: LabelledRows) -> LabelledRows:
+    """The rows of two sets, one after the other; a set without weights weighs each row 1."""
+    features = FeatureMatrix.concatenate([first.features, second.features])
+    weights = [part.weight for part in (first, second)]
+    weight = None
+    if any(each is not None for each in weights):
+        sizes = (len(first), len(second))
+        filled = [np.ones(size) if each is None else each for each, size in zip(weights, sizes, strict=True)]
+        weight = np.concatenate(filled)
+    return LabelledRows(features, np.concatenate([first.target, second.target]), weight)
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedData:
     """What a model is fitted on, preprocessed once; see ``assemble.prepare_data``."""

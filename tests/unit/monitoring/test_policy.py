@@ -141,6 +141,58 @@ def test_schedule_is_a_floor(watermark: int, retrains: bool) -> None:
     assert isinstance(outcome, RetrainDecision) is retrains
 
 
+@pytest.mark.parametrize(("watermark", "retrains"), [(104, False), (105, True), (140, True)])
+def test_cron_schedule_is_due_at_its_first_time_since_the_last_retraining(watermark: int, retrains: bool) -> None:
+    quiet = replace(SIGNALS, alarms=(), watermark_us=watermark * DAY)
+    history = RetrainHistory((decided(80),), {"d80": "registered"})  # 22 March 1970; day 104 is 15 April
+    outcome = decide(quiet, history, schedule="0 0 16 * *")
+    assert isinstance(outcome, RetrainDecision) is retrains
+    if isinstance(outcome, RetrainDecision):
+        assert outcome.trigger == "schedule"
+
+
+LADDER = ["recalibrate", "fine_tune", "full", "tune"]
+
+
+def rung(history: RetrainHistory | None = None, signals: Signals = SIGNALS, **changes: object) -> str:
+    outcome = decide(signals, history, ladder=LADDER, cool_down=timedelta(days=1), **changes)
+    assert isinstance(outcome, RetrainDecision), outcome
+    return outcome.action
+
+
+def tried(*outcomes: str, champion: str = "1") -> RetrainHistory:
+    decisions = tuple(replace(decided(10 * index), champion=champion) for index in range(len(outcomes)))
+    found = {d.decision_id: outcome for d, outcome in zip(decisions, outcomes, strict=True)}
+    return RetrainHistory(decisions, found)  # type: ignore[arg-type]
+
+
+def test_ladder_begins_with_the_cheapest_that_may_help() -> None:
+    assert rung(signals=replace(SIGNALS, alarms=("loss",))) == "recalibrate"
+    assert rung(signals=replace(SIGNALS, alarms=("inputs",))) == "fine_tune"
+
+
+def test_each_candidate_that_did_not_become_champion_leads_one_rung_up() -> None:
+    loss = replace(SIGNALS, alarms=("loss",), watermark_us=2000 * DAY, labelled_rows=dict.fromkeys(range(1998), 100))
+    outcomes = ("refused", "registered", "refused", "refused")
+    assert [rung(tried(*outcomes[:count]), loss) for count in range(5)] == [*LADDER, "tune"]
+
+
+def test_job_that_failed_is_no_rung_and_a_new_champion_begins_below() -> None:
+    loss = replace(SIGNALS, alarms=("loss",), watermark_us=2000 * DAY, labelled_rows=dict.fromkeys(range(1998), 100))
+    assert rung(tried("failed", "failed"), loss) == "recalibrate"
+    assert rung(tried("refused", "registered", champion="0"), loss) == "recalibrate"
+
+
+def test_person_may_name_the_action() -> None:
+    assert rung(RetrainHistory(manual=("k",), manual_action="tune")) == "tune"
+
+
+def test_ladder_that_cannot_help_decides_nothing() -> None:
+    outcome = decide(ladder=["recalibrate"])
+    assert isinstance(outcome, NoRetrain)
+    assert "helps" in outcome.reason
+
+
 def test_switched_off_decides_nothing() -> None:
     assert isinstance(decide(enabled=False), NoRetrain)
 
@@ -158,6 +210,9 @@ def test_history_folds_decisions_attempts_and_outcomes() -> None:
     ]
     history = fold_history(events)
     assert history.in_flight == decision
+    asked = fold_history([*events, event(4, "retrain.requested", {"action": "tune"}, "k2")])
+    assert (asked.manual, asked.manual_action) == (("k2",), "tune")
+    assert fold_history([*events[:1], *events[:1]]).manual_action is None
     assert history.attempts == {"d1": 2}
     assert history.manual == ()
     done = fold_history([*events, event(4, "retrain.finished", {"decision_id": "d1", "outcome": "registered"})])
