@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ray_mlops.cli import EXIT_REFUSED, print_json
+from ray_mlops.cli.backtest import backtest
 from ray_mlops.cli.options import config_option, find_config, json_option, unread_config_option
 from ray_mlops.cli.progress import PhasePrinter
 from ray_mlops.cli.session import quiet_libraries, session
@@ -107,7 +108,7 @@ def register(context: click.Context, config: ProjectConfig, path: str, as_json: 
     _finish(context, report, as_json)
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @unread_config_option
 @click.option("--decision", help="Run the retraining of this recorded decision (what the monitor submits).")
 @click.option("--reason", default="asked for by hand", show_default=True, help="Kept in the ledger.")
@@ -125,7 +126,12 @@ def retrain(
     action: RetrainAction | None,
     as_json: bool,
 ) -> None:
-    """Ask the monitor for a retraining now, or run the one of a recorded decision."""
+    """Ask the monitor for a retraining now, or run the one of a recorded decision.
+
+    'ray-mlops retrain backtest' shows beforehand what the policy would have done with the past.
+    """
+    if context.invoked_subcommand is not None:
+        return
     if decision is not None:
         store = store_of_job()
         quiet_libraries()
@@ -147,6 +153,9 @@ def retrain(
         print_json(answer)
     else:
         click.echo(answer["policy"])
+
+
+retrain.add_command(backtest)
 
 
 @click.command()

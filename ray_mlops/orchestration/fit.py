@@ -5,22 +5,24 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from torch import Tensor
 
 from ray_mlops.config import ProjectConfig, config_hash, with_overrides
 from ray_mlops.orchestration.dataset import Dataset
-from ray_mlops.registry import TrackedRun
 from ray_mlops.statistics.losses import bounded_loss
 from ray_mlops.training.assemble import build_bundle
 from ray_mlops.training.bundle import ModelBundle, Prediction
 from ray_mlops.training.importance import feature_importance
 from ray_mlops.training.recalibration import recalibrate
-from ray_mlops.training.rows import joined
-from ray_mlops.training.trainer import train_model
+from ray_mlops.training.result import TrainingResult
+from ray_mlops.training.rows import PreparedData, joined
+from ray_mlops.training.scaling import TargetScaling
+from ray_mlops.training.trainer import OnEpoch, train_model
 from ray_mlops.training.tune import TuneResult, search
 
 OnPhase = Callable[[str, str], None]
@@ -67,16 +69,42 @@ def search_parameters(config: ProjectConfig, dataset: Dataset, name: str, on_pha
     return search(config, dataset.prepared, run_name=name, on_trial=show)
 
 
+class Run(Protocol):
+    """Where the course of a training is kept; ``TrackedRun`` is one."""
+
+    run_id: str
+
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
+        """Record metrics of one step."""
+
+
+class Train(Protocol):
+    """Fits a model; ``train_model`` on the cluster, ``train_here`` in this process."""
+
+    def __call__(
+        self,
+        config: ProjectConfig,
+        data: PreparedData,
+        *,
+        run_name: str,
+        initial_weights: Mapping[str, Tensor] | None = None,
+        scaling: TargetScaling | None = None,
+        on_epoch: OnEpoch | None = None,
+    ) -> TrainingResult:
+        """See ``train_model``."""
+
+
 def fit_bundle(
     config: ProjectConfig,
     dataset: Dataset,
-    run: TrackedRun,
+    run: Run,
     *,
     name: str,
     overrides: Mapping[str, Any] | None = None,
     initial: ModelBundle | None = None,
     parent: str | None = None,
     on_phase: OnPhase = silent,
+    train: Train = train_model,
 ) -> Fitted:
     """Train, calibrate, and measure what the monitor will need.
 
@@ -89,6 +117,7 @@ def fit_bundle(
         initial: Start from this bundle's weights (fine-tuning).
         parent: Version that this one is to follow, for the record.
         on_phase: Progress.
+        train: Where the weights are fitted.
     """
     chosen = with_overrides(config, dict(overrides or {}))
     on_phase("train", f"{len(dataset.prepared.train)} rows")
@@ -97,7 +126,7 @@ def fit_bundle(
         run.log_metrics(metrics, step=epoch)
         on_phase("train", f"epoch {epoch}, validation loss {metrics.get('validation_loss', float('nan')):.5f}")
 
-    result = train_model(
+    result = train(
         chosen,
         dataset.prepared,
         run_name=f"{name}-{config_hash(chosen.training)[:8]}" if overrides else name,
