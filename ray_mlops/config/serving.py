@@ -1,5 +1,6 @@
 """How models answer requests, and how a candidate becomes champion."""
 
+from datetime import timedelta
 from typing import Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -9,17 +10,47 @@ from ray_mlops.config.section import Duration, Section
 GuardName = Literal["errors", "latency", "latency_slo", "loss", "score_shift", "sample_ratio"]
 
 
+class FailedRequestsConfig(Section):
+    """Requests that failed, with their bodies, kept for `ray-mlops replay --failed`: those answered with a 5xx, and
+    those that the candidate failed and the champion answered. Where ``redact`` names a column, no body and no error
+    text is kept, since any of them may hold it."""
+
+    enabled: bool = True
+    client_errors: bool = False
+    """Keep requests that were refused as the client's mistake (4xx) as well."""
+    max_body_kb: PositiveFloat = 64.0
+    """A larger body is left out; that the request failed is kept."""
+    max_mb: PositiveFloat = 64.0
+    """All of a model's failed requests, MiB; the oldest give way."""
+    retention: Duration = timedelta(days=14)
+    """`ray-mlops gc` deletes older ones (arrival time)."""
+
+
 class PredictionLogConfig(Section):
     """The log of every prediction, in Parquet by event day."""
 
     max_buffer_rows: PositiveInt = 50_000
     """Rows held in memory before the policy acts."""
-    policy: Literal["drop", "block"] = "drop"
-    """When the buffer is full: drop and count, or answer 503 until there is room."""
+    policy: Literal["drop", "block", "sample", "spill"] = "drop"
+    """What happens to rows when memory is full. `drop`: they are left out, and counted. `block`: requests get 503
+    until there is room. `sample`: a uniform sample stays, each row with its ``sample_weight``, the rest is counted as
+    dropped. `spill`: they go to a local file, and from there to the store when it keeps up again."""
+    max_spill_mb: PositiveFloat = 256.0
+    """Local disk that `policy: spill` may take in each replica, MiB; beyond it rows are dropped, and counted."""
     durability: Literal["batch", "spool"] = "batch"
-    """`batch` writes each flush; `spool` appends to a local file before each answer, so that nothing is lost."""
+    """What the death of a replica costs, whatever the policy. `batch`: the rows in memory, counted as lost. `spool`:
+    nothing, since every row is appended to a local file before its answer is sent."""
+    compact: bool = True
+    """Whether the monitor turns the small files of days that are over into few large ones; `gc` does so in any case."""
+    failed_requests: FailedRequestsConfig = FailedRequestsConfig()
     redact: dict[str, Literal["drop", "hash"]] = {}
     """Columns that the log leaves out, or keeps as a salted hash."""
+
+    @model_validator(mode="after")
+    def _durable_rows_stay(self) -> Self:
+        if self.policy == "sample" and self.durability == "spool":
+            raise ValueError("policy 'sample' drops rows that durability 'spool' promises to keep; use 'spill'")
+        return self
 
 
 class ServingConfig(Section):

@@ -99,10 +99,41 @@ class Files:
         """Unix time of the last change, seconds."""
         return float(self._filesystem.modified(f"{self._base}/{self._check(path)}").timestamp())
 
-    def write_table(self, path: str, table: pa.Table) -> None:
-        """Write an Arrow table as one Parquet file, atomically."""
+    def fingerprint(self, path: str) -> str:
+        """What changes whenever a file does.
+
+        Raises:
+            StoreError: It is missing.
+        """
+        try:
+            return str(self._filesystem.checksum(f"{self._base}/{self._check(path)}"))
+        except OSError as error:
+            raise StoreError(f"cannot be read: {error}", self.uri(path)) from error
+
+    def size(self, path: str) -> int:
+        """Bytes of a file; 0 where there is none."""
+        target = f"{self._base}/{self._check(path)}"
+        try:
+            return int(self._filesystem.size(target) or 0)
+        except FileNotFoundError:
+            return 0
+
+    def read_footer(self, path: str) -> pq.FileMetaData:
+        """Read the rows, columns and metadata of a Parquet file, and not its content.
+
+        Raises:
+            StoreError: It is missing, or no Parquet file.
+        """
+        try:
+            with self._filesystem.open(f"{self._base}/{self._check(path)}", "rb") as stream:
+                return pq.read_metadata(stream)
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(f"cannot be read: {error}", self.uri(path)) from error
+
+    def write_table(self, path: str, table: pa.Table, **options: Any) -> None:
+        """Write an Arrow table as one Parquet file, atomically; ``options`` are of ``pyarrow.parquet.write_table``."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, **{"compression": "zstd", **options})
         self.write(path, sink.getvalue().to_pybytes())
 
     def read_table(self, path: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:

@@ -135,13 +135,16 @@ LOG_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
     ("weight", pa.float64()),
     ("model_time_us", pa.int64()),
     ("latency_us", pa.int64()),
+    ("sample_weight", pa.float64()),
 )
 """Columns of the prediction log before ``features.NAME`` (raw input columns, as the pipeline's Arrow types)
 and ``prediction`` (float64: probability of the positive class, or the regression value) or, multiclass,
 ``prediction.CLASS`` for each class. ``version`` and ``arm`` are of the model that answered; a failed-over
 row has ``arm='champion'`` and an ``outcome`` other than ``ok``. ``weight`` is the share of traffic that the
-chosen arm had. ``routing_key_hash`` is null without a routing key. Files:
-``predictions/{model}/day=YYYY-MM-DD/{replica}-{sequence:08d}.parquet``, day by event time."""
+chosen arm had. ``routing_key_hash`` is null without a routing key. ``sample_weight`` is one over the probability
+with which the log kept the row: 1 except under ``serving.log.policy: sample``, missing in files of earlier
+releases (1 as well). Files: ``predictions/{model}/day=YYYY-MM-DD/{replica}-{sequence:08d}.parquet``, day by event
+time, and of days that are over ``compacted-{digest}.parquet`` (``prediction_log.compaction``)."""
 
 
 class PredictionSink(Protocol):

@@ -21,7 +21,7 @@ from ray_mlops.errors import NotFoundError
 from ray_mlops.ledger import Ledger
 from ray_mlops.monitoring.actor import MonitorClient, MonitorSink, monitor_actor, start_monitor
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.prediction_log.files import log_path
+from ray_mlops.serving.prediction_log.listing import log_path
 from ray_mlops.serving.protocol import MONITOR_ACTOR, NAMESPACE, Arm, LabelRecord, ModelRoutes
 from ray_mlops.serving.routes import commit_routes
 from ray_mlops.training.bundle import Manifest, ModelBundle

@@ -12,6 +12,7 @@ from ray_mlops.serving.http.openapi import openapi
 from ray_mlops.serving.http.parse import ID_PATTERN, Limits
 from ray_mlops.serving.loaded import LoadedModel
 from ray_mlops.serving.parts import SIDE_TIMEOUT_S, Parts, Request, in_time
+from ray_mlops.serving.prediction_log.log import PredictionLog
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Reading:
         log = self._parts.predictions
         metrics = ReplicaMetrics(
             telemetry=self._parts.telemetry,
-            log_rows={**log.accounting.states(), "lost": log.accounting["lost"] + log.lost_before},
+            log_rows=_log_rows(log),
             log_retries=log.retries,
             route_versions={name: loaded.routes.version for name, loaded in request.loaded.models.items()},
             sink_failures=log.sink_failures,
@@ -112,6 +113,12 @@ class Reading:
         ]
         log = self._parts.predictions.accounting.states()
         return {"name": telemetry.replica, "requests": requests, "log": log, "route_version": loaded.routes.version}
+
+
+def _log_rows(log: PredictionLog) -> dict[str, int]:
+    """Rows by state; those that the start of this replica found lost with dead ones are shown as its own."""
+    states = log.accounting.states()
+    return {**states, "lost": states["lost"] + log.lost_before}
 
 
 def _describe(loaded: LoadedModel) -> dict[str, Any]:

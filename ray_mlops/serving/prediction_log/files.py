@@ -10,10 +10,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ray_mlops.runtime.files import Files
+from ray_mlops.serving.prediction_log.listing import LogListing, log_path, read_live
 from ray_mlops.serving.prediction_log.table import LogRecord, build_table, split_by_file
-from ray_mlops.serving.protocol import PredictionSink
+from ray_mlops.serving.protocol import LOG_COLUMNS, PredictionSink
 
 logger = logging.getLogger(__name__)
+FLUSH_FORM = {"compression": "snappy", "use_dictionary": False}
+"""Parquet options of a flush: small files that are soon compacted, written while requests are answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ def write_files(
     for number, ((model, _, day), part) in enumerate(split_by_file(records).items(), start=sequence):
         table = build_table(part)
         announce(number, table.num_rows)
-        files.write_table(log_path(model, day, replica, number), table)
+        files.write_table(log_path(model, day, replica, number), table, **FLUSH_FORM)
         yield Written(model, number, table)
 
 
@@ -69,11 +72,6 @@ def hand_over(sink: PredictionSink, item: Written) -> int:
     return failures
 
 
-def log_path(model: str, day: str, replica: str, sequence: int) -> str:
-    """Where a file of the log lies in the store."""
-    return f"predictions/{model}/day={day}/{replica}-{sequence:08d}.parquet"
-
-
 def read_predictions(
     files: Files, model: str, days: tuple[str, str] | None = None, columns: Sequence[str] | None = None
 ) -> pa.Table:
@@ -87,27 +85,56 @@ def read_predictions(
 
     Returns:
         Rows as written; no rows and no columns where nothing is logged.
+
+    Raises:
+        StoreError: A file cannot be read.
     """
     wanted = None if columns is None else list(dict.fromkeys([*columns, "prediction_id", "arrival_time"]))
-    tables = [_read(files.read(path), wanted) for path in _paths(files, model, days)]
+    tables = list(read_live(LogListing(files, model), lambda path: _read(files.read(path), wanted), days).values())
     if not tables:
         return pa.table({})
-    table = pa.concat_tables(tables, promote_options="permissive").sort_by("arrival_time")
+    table = unite(tables).sort_by("arrival_time")
     _, first = np.unique(table["prediction_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
     if len(first) < table.num_rows:
         table = table.take(pa.array(np.sort(first)))
     return table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 
+def unite(tables: Sequence[pa.Table]) -> pa.Table:
+    """Put tables of several versions of a model together: null where one lacks a column.
+
+    A column that was a number for one version and text for another is text.
+    """
+    schema = unite_schemas([table.schema for table in tables])
+    kinds = {item.name: item.type for item in schema}
+    fitting = [
+        table.cast(pa.schema([(name, kinds[name]) for name in table.column_names]))
+        for table in (table.replace_schema_metadata(None) for table in tables)
+    ]
+    return pa.concat_tables(fitting, promote_options="default").select(schema.names)
+
+
+def unite_schemas(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """The columns of every version, in the log's order: ``LOG_COLUMNS``, features, predictions."""
+    kinds: dict[str, pa.DataType] = {}
+    for item in (item for schema in schemas for item in schema):
+        kinds[item.name] = _common_type(kinds.get(item.name, item.type), item.type)
+    groups = ([name for name, _ in LOG_COLUMNS], [n for n in kinds if n.startswith("features.")], list(kinds))
+    names = [name for group in groups for name in group if name in kinds]
+    return pa.schema([(name, kinds[name]) for name in dict.fromkeys(names)])
+
+
+def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    if one == other or pa.types.is_null(other):
+        return one
+    try:
+        fields = [pa.schema([("x", kind)]) for kind in (one, other)]
+        return pa.unify_schemas(fields, promote_options="permissive").field("x").type
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.string()
+
+
 def _read(content: bytes, wanted: Sequence[str] | None) -> pa.Table:
     file = pq.ParquetFile(pa.BufferReader(content))
     there = set(file.schema_arrow.names)
     return file.read(None if wanted is None else [name for name in wanted if name in there])
-
-
-def _paths(files: Files, model: str, days: tuple[str, str] | None) -> list[str]:
-    prefix = f"predictions/{model}/day="
-    paths = [name for name in files.names(f"predictions/{model}") if name.endswith(".parquet")]
-    if days is None:
-        return paths
-    return [name for name in paths if days[0] <= name.removeprefix(prefix).partition("/")[0] <= days[1]]

@@ -3,20 +3,23 @@
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from ray_mlops.config import PredictionLogConfig
-from ray_mlops.errors import OverloadError, RayMLOpsError
+from ray_mlops.errors import OverloadError, RayMLOpsError, StoreError
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.prediction_log.accounting import Accounting
-from ray_mlops.serving.prediction_log.files import Written, hand_over, write_files
-from ray_mlops.serving.prediction_log.spool import Spool
-from ray_mlops.serving.prediction_log.table import LogRecord, split_by_file
+from ray_mlops.serving.prediction_log.files import Written, hand_over
+from ray_mlops.serving.prediction_log.spool import Segment, Spool, encode, read_segment
+from ray_mlops.serving.prediction_log.table import LogFormat, LogRecord, split_by_file
+from ray_mlops.serving.prediction_log.thinning import Thinner
+from ray_mlops.serving.prediction_log.writing import BatchWriter
 from ray_mlops.serving.protocol import PredictionSink
 
 logger = logging.getLogger(__name__)
@@ -30,12 +33,37 @@ MAX_HANDOVERS = 64
 """Files that wait for a slow sink; further ones are not handed over, and counted. All are in the store."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Rows that wait to be written, in the order in which they were accepted."""
+
+    sequence: int
+    """Number of its first file."""
+    records: Sequence[LogRecord]
+    """Empty where the rows are on the local disk only."""
+    held_rows: int
+    """Rows in memory."""
+    segment: Segment | None
+    """Where the rows lie on the local disk as well, or only."""
+    spooled_end: int
+    """Rows that were spooled up to the segment's end."""
+    num_bytes: int
+    """Size of a segment that was spilled."""
+    formats: dict[tuple[str, str], LogFormat]
+    """To read a segment that was spilled."""
+
+
 class PredictionLog:
     """Takes records on the event loop, writes them in a thread.
 
+    Rows are bounded in memory by ``max_buffer_rows``. When there is no room, ``policy`` decides: ``drop`` and
+    ``block`` do what they say; ``sample`` thins the rows that wait out and gives those that stay their weight
+    (half of the bound is for rows that wait, half for those being written); ``spill`` puts rows into segments on
+    the local disk until half of the memory is free again.
+
     Args:
         files: The store.
-        directory: Local directory of counters and spool segments.
+        directory: Local directory of counters and segments.
         replica: Name of this incarnation of the replica.
         config: Bounds, policy and durability.
         flush_interval_s: How long a row waits at most before it is written.
@@ -46,6 +74,10 @@ class PredictionLog:
         retries: Rows whose prediction id was logged before.
         sink_failures: Flushes that the sink did not take.
         lost_before: Rows of dead replicas that the start of this one booked as lost.
+        spilled_bytes: Size of the segments of rows that memory had no room for.
+
+    Raises:
+        StoreError: The local directory cannot be written.
     """
 
     def __init__(
@@ -61,13 +93,26 @@ class PredictionLog:
         self.retries = 0
         self.sink_failures = 0
         self.lost_before = 0
-        self._files, self._replica, self._sink = files, replica, sink
-        self._blocks, self._max_rows = config.policy == "block", config.max_buffer_rows
+        self.spilled_bytes = 0
+        self._sink = sink
+        self._writer = BatchWriter(files, replica, self.accounting)
+        self._policy, self._max_rows = config.policy, config.max_buffer_rows
+        self._max_spilled_bytes = int(config.max_spill_mb * 2**20)
         self._interval_s = flush_interval_s
-        self._spool = Spool(directory, replica) if config.durability == "spool" else None
+        self._spool = Spool(directory, replica)
+        self._is_durable = config.durability == "spool"
+        half = max(1, self._max_rows // 2)
+        self._thinner = Thinner(half) if config.policy == "sample" else None
+        self._limit = self._free_limit = self._max_rows if self._thinner is None else half
+        """Rows held, buffer and queue together, from which on the policy acts."""
         self._buffer: list[LogRecord] = []
-        self._batches: list[tuple[int, list[LogRecord], Path | None]] = []
+        self._queue: deque[_Batch] = deque()
         self._held_rows = 0
+        self._is_pressed = False
+        """Whether rows are being thinned, or go to the local disk."""
+        self._spilled: dict[tuple[str, str, str], LogFormat] = {}
+        """What the open spilled segment holds: model, bundle and day."""
+        self._spilled_rows = 0
         self._sequence = 1
         self._recent: dict[str, OrderedDict[str, None]] = {}
         self._windows: dict[str, int] = {}
@@ -88,12 +133,12 @@ class PredictionLog:
         Raises:
             OverloadError: The buffer is full.
         """
-        if self._blocks and self._held_rows + num_rows > self._max_rows:
+        if self._policy == "block" and self._held_rows + num_rows > self._max_rows:
             self._wake.set()
             raise OverloadError("the prediction log's buffer is full", "serving.log", "try again")
 
     def accept(self, record: LogRecord, *, is_named: bool, window: int | None = None) -> None:
-        """Take a request's rows: remember, drop, or book as a repeat, by the policy.
+        """Take a request's rows: remember, or do with them what the policy says, or book them as a repeat.
 
         Args:
             record: The rows; repeats of ids that are known are left out.
@@ -101,21 +146,24 @@ class PredictionLog:
             window: Event-time window of the newest row; a new one starts a flush at once.
 
         Raises:
-            StoreError: The spool cannot be written.
+            StoreError: The log is to be durable (``durability: spool``), and the disk cannot be written.
         """
         if is_named:
             record = self._without_repeats(record)
         num_rows = len(record.ids)
         if not num_rows:
             return
-        counts = self.accounting
-        if self._held_rows + num_rows > self._max_rows and not self._blocks:
-            counts.add("dropped", num_rows)
-            counts.add("accepted", num_rows)
+        if (self._is_pressed or self._held_rows + num_rows > self._limit) and self._policy != "block":
+            self._accept_pressed(record, num_rows, is_named)
             return
+        counts = self.accounting
         counts.add("accepted", num_rows)
-        if self._spool is not None:
-            self._append_to_spool(self._spool, record, num_rows)
+        if self._is_durable:
+            try:
+                self._append_to_spool(record, num_rows)
+            except RayMLOpsError:
+                counts.add("accepted", -num_rows)
+                raise
         self._buffer.append(record)
         self._held_rows += num_rows
         if is_named:
@@ -130,27 +178,12 @@ class PredictionLog:
                     self._wake.set()
 
     async def flush(self) -> None:
-        """Write what is buffered. What cannot be written is kept and tried again by the next flush."""
+        """Write what is held. What cannot be written is kept and tried again by the next flush."""
         async with self._flushing:
-            if self._buffer:
-                segment = self._spool.rotate() if self._spool else None
-                self.accounting["segment_rows"] = 0
-                self._batches.append((self._sequence, self._buffer, segment))
-                self._sequence += len(split_by_file(self._buffer))
-                self._buffer = []
-            while self._batches:
-                sequence, records, segment = self._batches[0]
-                num_rows = sum(len(record.ids) for record in records)
-                try:
-                    written = await asyncio.to_thread(self._write, sequence, records)
-                except (RayMLOpsError, OSError, pa.ArrowException) as error:
-                    logger.error("keep rows rows=%d because=%s", num_rows, error)
-                    return
-                del self._batches[0]
-                self._held_rows -= num_rows
-                if segment is not None:
-                    segment.unlink(missing_ok=True)
-                self._hand_over(written)
+            if await self._drain():
+                self._close_open()
+                if await self._drain():
+                    self._end_pressure()
 
     async def close(self) -> None:
         """Write what is left, close the sink, and let go of the counters."""
@@ -160,8 +193,9 @@ class PredictionLog:
             await self._task
         for _ in range(FLUSH_ATTEMPTS):
             await self.flush()
-            if not self._batches:
+            if not self._queue and not self._buffer:
                 break
+        self._close_open()
         if self._sink is not None:
             self._handovers.submit(self._sink.close)
         await asyncio.to_thread(self._handovers.shutdown)
@@ -174,47 +208,119 @@ class PredictionLog:
             self._wake.clear()
             await self.flush()
 
-    def _append_to_spool(self, spool: Spool, record: LogRecord, num_rows: int) -> None:
+    # -- when there is no room ------------------------------------------------------------------------
+
+    def _accept_pressed(self, record: LogRecord, num_rows: int, is_named: bool) -> None:
+        self._wake.set()
+        self.accounting.add("accepted", num_rows)
+        if self._policy == "drop":
+            self.accounting.add("dropped", num_rows)
+            return
+        if is_named:
+            self._remember(record)
+        if not self._is_pressed:
+            self._is_pressed = True
+            logger.warning("take pressure policy=%s rows=%d", self._policy, self._held_rows)
+            if self._policy == "spill":
+                self._close_open()
+        if self._thinner is not None:
+            self._thin(self._thinner, record, num_rows)
+        else:
+            self._spill(record, num_rows)
+
+    def _thin(self, thinner: Thinner, record: LogRecord, num_rows: int) -> None:
+        waiting = self._held_rows - (self._limit - self._free_limit)
+        self._buffer, left = thinner.add(self._buffer, waiting, record)
+        self._held_rows += left - waiting
+        self.accounting.add("dropped", waiting + num_rows - left)
+
+    def _spill(self, record: LogRecord, num_rows: int) -> None:
+        try:
+            if self.spilled_bytes >= self._max_spilled_bytes:
+                raise StoreError("holds serving.log.max_spill_mb", "the local disk's part")
+            before = self._spool.num_bytes if self._spilled else 0
+            self._append_to_spool(record, num_rows)
+        except StoreError as error:
+            self.accounting.add("dropped", num_rows)
+            logger.debug("drop rows rows=%d because=%s", num_rows, error)
+            return
+        self.spilled_bytes += self._spool.num_bytes - before
+        self._spilled_rows += num_rows
+        self._spilled.update(dict.fromkeys(split_by_file([record]), record.format))
+        if self._spilled_rows >= FLUSH_ROWS:
+            self._close_open()
+
+    def _append_to_spool(self, record: LogRecord, num_rows: int) -> None:
         # Counted first: a death in between loses a request that was not answered, and says so.
         counts = self.accounting
-        counts["segment_sequence"] = self._sequence
-        counts.add("segment_rows", num_rows)
+        start = counts["spooled"]
         counts.add("spooled", num_rows)
         try:
-            spool.append(record, self._sequence)
-        except RayMLOpsError:
-            for name in ("accepted", "spooled", "segment_rows"):
-                counts.add(name, -num_rows)
+            self._spool.append(encode(record), self._sequence, start)
+        except StoreError:
+            counts.add("spooled", -num_rows)
             raise
 
-    def _without_repeats(self, record: LogRecord) -> LogRecord:
-        recent = self._recent.get(record.format.model, OrderedDict())
-        fresh = [index for index, name in enumerate(record.ids) if name not in recent]
-        self.retries += len(record.ids) - len(fresh)
-        return record if len(fresh) == len(record.ids) else record.select(fresh)
+    # -- writing --------------------------------------------------------------------------------------
 
-    def _remember(self, record: LogRecord) -> None:
-        recent = self._recent.setdefault(record.format.model, OrderedDict())
-        recent.update(dict.fromkeys(record.ids))
-        while len(recent) > RECENT_IDS:
-            recent.popitem(last=False)
+    def _close_open(self) -> None:
+        """Queue what is open: the rows in memory, or a segment of rows that are on the local disk only."""
+        spilled, num_bytes = self._spilled, self._spool.num_bytes
+        segment = self._spool.rotate()
+        if self._thinner is not None:
+            self._thinner.reset()
+            self._is_pressed = False
+            self._limit = self._held_rows + self._free_limit
+        if not self._buffer and segment is None:
+            return
+        held_rows = sum(len(record.ids) for record in self._buffer)
+        formats = {(model, bundle): style for (model, bundle, _), style in spilled.items()}
+        end = self.accounting["spooled"]
+        batch = _Batch(self._sequence, self._buffer, held_rows, segment, end, num_bytes if spilled else 0, formats)
+        self._queue.append(batch)
+        self._sequence += len(split_by_file(self._buffer)) if self._buffer else len(spilled)
+        self._buffer, self._spilled, self._spilled_rows = [], {}, 0
 
-    def _write(self, sequence: int, records: Sequence[LogRecord]) -> list[Written]:
-        counts, written = self.accounting, []
-        for item in write_files(self._files, self._replica, sequence, records, self._announce):
-            if counts["booked_sequence"] < item.sequence:
-                counts["written"] = counts["pending_written"]
-                counts["booked_sequence"] = item.sequence
-                if self._spool is not None:
-                    counts.add("spooled", -item.rows.num_rows)
-            written.append(item)
-        return written
+    async def _drain(self) -> bool:
+        """Write what is queued; returns whether all of it was."""
+        while self._queue:
+            batch = self._queue[0]
+            try:
+                written = await asyncio.to_thread(self._write, batch)
+            except (RayMLOpsError, OSError, pa.ArrowException) as error:
+                logger.error("keep rows rows=%d because=%s", batch.held_rows, error)
+                return False
+            self._queue.popleft()
+            self._release(batch)
+            self._hand_over(written)
+        return True
 
-    def _announce(self, sequence: int, num_rows: int) -> None:
-        counts = self.accounting
-        if counts["booked_sequence"] < sequence:  # else a flush that failed half way is tried again
-            counts["pending_sequence"] = sequence
-            counts["pending_written"] = counts["written"] + num_rows
+    def _write(self, batch: _Batch) -> list[Written]:
+        if batch.segment is None:
+            return list(self._writer.write_memory(batch.sequence, batch.records))
+        records = batch.records or list(
+            read_segment(batch.segment.path, lambda model, bundle: batch.formats[model, bundle])
+        )
+        start = batch.segment.start
+        assert start is not None
+        return list(self._writer.write_spooled(batch.sequence, start, batch.spooled_end, records))
+
+    def _release(self, batch: _Batch) -> None:
+        self._held_rows -= batch.held_rows
+        self.spilled_bytes -= batch.num_bytes
+        if batch.segment is not None:
+            batch.segment.path.unlink(missing_ok=True)
+        if self._thinner is not None:
+            self._limit -= batch.held_rows
+        elif self._held_rows <= self._max_rows // 2:
+            self._end_pressure()
+
+    def _end_pressure(self) -> None:
+        if self._is_pressed and self._thinner is None:
+            self._close_open()
+            self._is_pressed = False
+            counts = self.accounting.states()
+            logger.warning("end pressure spooled=%d dropped=%d", counts["spooled"], counts["dropped"])
 
     def _hand_over(self, written: Sequence[Written]) -> None:
         for item in written if self._sink is not None else ():
@@ -229,3 +335,17 @@ class PredictionLog:
         assert self._sink is not None
         self.sink_failures += hand_over(self._sink, item)
         self._num_handovers -= 1
+
+    # -- repeats --------------------------------------------------------------------------------------
+
+    def _without_repeats(self, record: LogRecord) -> LogRecord:
+        recent = self._recent.get(record.format.model, OrderedDict())
+        fresh = [index for index, name in enumerate(record.ids) if name not in recent]
+        self.retries += len(record.ids) - len(fresh)
+        return record if len(fresh) == len(record.ids) else record.select(fresh)
+
+    def _remember(self, record: LogRecord) -> None:
+        recent = self._recent.setdefault(record.format.model, OrderedDict())
+        recent.update(dict.fromkeys(record.ids))
+        while len(recent) > RECENT_IDS:
+            recent.popitem(last=False)

@@ -73,6 +73,8 @@ class LogRecord:
     latency_us: int
     values: npt.NDArray[np.float64]
     """Predictions [n], or [n, k] for k classes."""
+    sample_weight: float = 1.0
+    """How many rows each of these stands for: above 1 where the log had to take a sample."""
 
     def select(self, indices: Sequence[int]) -> "LogRecord":
         """A record of some of the rows."""
@@ -134,6 +136,7 @@ def _request_columns(records: Sequence[LogRecord], counts: Sequence[int]) -> dic
         "weight": [r.weight for r in records],
         "model_time_us": [r.model_us for r in records],
         "latency_us": [r.latency_us for r in records],
+        "sample_weight": [r.sample_weight for r in records],
     }
     index = pa.array(np.repeat(np.arange(len(records)), counts))
     columns = {name: pa.array(values, _TYPES[name]).take(index) for name, values in repeated.items()}

@@ -23,7 +23,7 @@ from ray_mlops.monitoring.monitor import ModelMonitor, Watched, WindowReport
 from ray_mlops.monitoring.service import MonitorService
 from ray_mlops.monitoring.submission import JobState
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.prediction_log.files import log_path
+from ray_mlops.serving.prediction_log.listing import log_path
 from ray_mlops.serving.protocol import Arm, LabelRecord, ModelRoutes
 from ray_mlops.serving.routes import commit_routes
 from ray_mlops.statistics.bins import Bins, CategoricalBins, NumericBins

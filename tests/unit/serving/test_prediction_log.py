@@ -79,11 +79,11 @@ class FailingFiles(Files):
     fail_at = 0
     written = 0
 
-    def write_table(self, path: str, table: pa.Table) -> None:
+    def write_table(self, path: str, table: pa.Table, **options: Any) -> None:
         self.written += 1
         if self.fail_at and self.written >= self.fail_at:
             raise StoreError("the disk is full")
-        super().write_table(path, table)
+        super().write_table(path, table, **options)
 
 
 @pytest.fixture
@@ -366,9 +366,9 @@ def test_death_while_a_file_is_written(make_log: Any, files: FailingFiles, tmp_p
         log = make_log()
         accept(log, record("a", "b"))
         if is_written:
-            log._files.write_table = lambda path, table: (Files.write_table(files, path, table), 1 / 0)
+            files.write_table = lambda path, table, **options: (Files.write_table(files, path, table), 1 / 0)
         else:
-            log._files.write_table = lambda path, table: 1 / 0
+            files.write_table = lambda path, table, **options: 1 / 0
         with pytest.raises(ZeroDivisionError):
             await log.flush()
         die(log)
@@ -388,7 +388,7 @@ def test_death_during_the_retry_of_a_flush_counts_no_file_twice(
         files.fail_at = 2
         await log.flush()
         assert balance(log) == {"accepted": 2, "written": 1}
-        files.write_table = lambda path, table: 1 / 0  # type: ignore[assignment]
+        files.write_table = lambda path, table, **options: 1 / 0  # type: ignore[assignment]
         with pytest.raises(ZeroDivisionError):
             await log.flush()
         die(log)
