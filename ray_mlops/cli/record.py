@@ -76,11 +76,21 @@ def reproduce(context: click.Context, config: ProjectConfig, version: str) -> No
 @config_option
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def gc(config: ProjectConfig, dry_run: bool) -> None:
-    """Delete what store.retention lets go; bundles of registered versions stay."""
+    """Delete what store.retention lets go, and compact the prediction log's days that are over.
+
+    Bundles of registered versions stay."""
     from ray_mlops.orchestration.housekeeping import collect  # after parsing
 
     files = Files(config.store.root_uri)
-    report = collect(config.name, config.store.retention, files, Ledger.open(config.store), dry=dry_run)
+    report = collect(
+        config.name,
+        config.store.retention,
+        files,
+        Ledger.open(config.store),
+        failed_requests=config.serving.log.failed_requests.retention,
+        late=config.monitoring.allowed_lateness,
+        dry=dry_run,
+    )
     print_json(asdict(report))
 
 
@@ -88,7 +98,7 @@ def gc(config: ProjectConfig, dry_run: bool) -> None:
 @config_option
 @click.option("--ids", required=True, help="Comma-separated prediction ids, or @FILE with one a line.")
 def forget(config: ProjectConfig, ids: str) -> None:
-    """Delete the logged rows and labels of prediction ids."""
+    """Delete what is logged of prediction ids: rows, labels, failed requests."""
     from ray_mlops.orchestration.housekeeping import forget as forget_ids  # after parsing
 
     parts = read_text(ids[1:]).splitlines() if ids.startswith("@") else ids.split(",")

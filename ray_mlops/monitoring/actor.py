@@ -20,11 +20,13 @@ from ray_mlops.monitoring.exposition import exposition
 from ray_mlops.monitoring.handover import Handover, Receipt, Reference, build_handover
 from ray_mlops.monitoring.service import MonitorService
 from ray_mlops.runtime.files import Files
+from ray_mlops.serving.prediction_log.compaction import compact
 from ray_mlops.serving.protocol import MONITOR_ACTOR, NAMESPACE, LabelRecord
 
 logger = logging.getLogger(__name__)
 
 _SUPERVISE_S = 0.25
+_COMPACT_S = 60.0
 _CALL_TIMEOUT_S = 10.0
 _MAX_PENDING_ROWS = 200_000
 
@@ -37,7 +39,8 @@ class MonitorActor:
         module, _, name = submitter.partition(":")
         self._ledger = Ledger.open(config)
         factory = getattr(importlib.import_module(module), name)
-        self._service = MonitorService(self._ledger, Files(config.root_uri), factory(config))
+        self._files = Files(config.root_uri)
+        self._service = MonitorService(self._ledger, self._files, factory(config))
         self._started = False
 
     async def start(self) -> None:
@@ -45,7 +48,7 @@ class MonitorActor:
         if self._started:
             return
         self._started = True
-        self._task = asyncio.create_task(self._supervise())
+        self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._compact())]
         for model in current_routes(self._ledger)["models"]:
             try:
                 self._service.watch(model)
@@ -109,6 +112,17 @@ class MonitorActor:
                     self._service.supervise(model)
                 except (RayMLOpsError, OSError) as error:
                     logger.error("could not supervise retraining model=%s error=%s", model, error)
+
+
+    async def _compact(self) -> None:
+        """Compact the prediction log behind the watermark: this actor knows it, and there is one of its kind."""
+        while True:
+            await asyncio.sleep(_COMPACT_S)
+            for model, before_day in self._service.days_to_compact().items():
+                try:
+                    await asyncio.to_thread(compact, self._files, model, before_day)
+                except (RayMLOpsError, OSError, pa.ArrowException) as error:
+                    logger.error("could not compact the log model=%s error=%s", model, error)
 
 
 def start_monitor(store: StoreConfig, submitter: str) -> Any:

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -290,6 +291,16 @@ class MonitorService:
         if model not in self._models:
             raise NotFoundError(f"model {model!r} is not watched", "monitor", f"watched: {self.models()}")
         return self._models[model]
+
+    def days_to_compact(self) -> dict[str, str]:
+        """The first UTC day that is not over yet, by model; only of models whose log is to be compacted."""
+        days = {}
+        for model, watched in self._models.items():
+            closed = watched.epoch.monitor.closed_window
+            if closed is not None and watched.epoch.config.serving.log.compact:
+                watermark_us = (closed + 1) * watched.epoch.reference.window_us
+                days[model] = datetime.fromtimestamp(watermark_us / 1e6, UTC).date().isoformat()
+        return days
 
     # -- storage --------------------------------------------------------------------------------------
 

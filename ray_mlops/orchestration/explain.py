@@ -13,6 +13,7 @@ from ray_mlops.errors import NotFoundError, SnapshotError
 from ray_mlops.ledger import Ledger, LedgerEvent, registered_versions
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.label_log import read_labels
+from ray_mlops.serving.prediction_log.files import find_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,9 @@ class LedgerExplainer:
         }
 
     def _find(self, model: str, prediction_id: str) -> dict[str, Any]:
-        for path in reversed(list(self.files.names(f"predictions/{model}"))):
-            if not path.endswith(".parquet"):
-                continue
-            ids = self.files.read_table(path, columns=["prediction_id"])["prediction_id"]
-            position = pc.index(ids, prediction_id).as_py()
-            if position >= 0:
-                row: dict[str, Any] = self.files.read_table(path).slice(position, 1).to_pylist()[0]
-                return row
+        row = find_row(self.files, model, prediction_id)
+        if row is not None:
+            return row
         remedy = "ids are returned by /predict; rows are logged within a second"
         raise NotFoundError(f"no prediction {prediction_id!r} is logged", f"model {model!r}", remedy)
 

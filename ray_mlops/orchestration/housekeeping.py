@@ -1,10 +1,10 @@
-"""Deleting: what retention lets go, and what a person asks to be forgotten."""
+"""Deleting: what retention lets go, and what a person asks to be forgotten; and compacting what stays."""
 
 import time
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import orjson
 import pyarrow as pa
@@ -14,6 +14,9 @@ from ray_mlops.config import RetentionConfig
 from ray_mlops.errors import StoreError
 from ray_mlops.ledger import Ledger, registered_versions
 from ray_mlops.runtime.files import Files, open_alone
+from ray_mlops.serving.failed_requests import read_failures
+from ray_mlops.serving.prediction_log.compaction import compact
+from ray_mlops.serving.prediction_log.listing import is_compacted
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,9 @@ class CollectReport:
     label_files: int = 0
     checkpoints: int = 0
     bundles: int = 0
+    failed_request_files: int = 0
+    compacted: int = 0
+    """Small files of the prediction log that became few large ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +38,34 @@ class ForgetReport:
 
     predictions: int
     labels: int
+    failed_requests: int
     files: int
     missing: tuple[str, ...]
     """Ids that were found nowhere."""
 
 
 def collect(
-    model: str, retention: RetentionConfig, files: Files, ledger: Ledger, *, now: float | None = None, dry: bool = False
+    model: str,
+    retention: RetentionConfig,
+    files: Files,
+    ledger: Ledger,
+    *,
+    failed_requests: timedelta | None = None,
+    late: timedelta = timedelta(0),
+    now: float | None = None,
+    dry: bool = False,
 ) -> CollectReport:
-    """Delete what the retention rules let go; bundles of registered versions are never deleted.
+    """Delete what the retention rules let go, and compact the days of the prediction log that are over.
+
+    Bundles of registered versions are never deleted.
 
     Args:
         model: The model's name.
         retention: The rules; a rule that is None keeps everything.
         files: The store.
         ledger: Says which bundles are in use; the collection is recorded.
+        failed_requests: How long these are kept, in arrival time; None keeps them.
+        late: How long rows may come after the newest one, before a day is over.
         now: Unix seconds; the newest logged day stands in for it where the log is older (event time).
         dry: Only count.
     """
@@ -56,6 +75,8 @@ def collect(
         label_files=_old_days(files, f"labels/{model}", retention.predictions, dry),
         checkpoints=_old_runs(files, retention.checkpoints, moment, dry),
         bundles=_unused_bundles(files, ledger, retention.unused_bundles, moment, dry),
+        failed_request_files=_old_failures(files, model, failed_requests, moment, dry),
+        compacted=_compact(files, model, late, dry),
     )
     if not dry:
         payload = {name: getattr(report, name) for name in CollectReport.__slots__}
@@ -64,7 +85,7 @@ def collect(
 
 
 def forget(model: str, ids: Collection[str], files: Files, ledger: Ledger, *, by: str) -> ForgetReport:
-    """Delete the logged rows and labels of prediction ids, file by file, each replaced atomically.
+    """Delete what is logged of prediction ids: rows, labels and failed requests, each file replaced atomically.
 
     Snapshots that were copied from the log keep what they hold: retrain, or delete them with ``gc``.
     """
@@ -72,8 +93,11 @@ def forget(model: str, ids: Collection[str], files: Files, ledger: Ledger, *, by
     found: set[str] = set()
     predictions, touched = _rewrite(files, f"predictions/{model}", ".parquet", wanted, found, _without_rows)
     labels, label_files = _rewrite(files, f"labels/{model}", ".jsonl", wanted, found, _without_lines)
-    report = ForgetReport(predictions, labels, touched + label_files, tuple(sorted(wanted - found)))
-    payload = {"ids": len(wanted), "predictions": predictions, "labels": labels, "by": by}
+    requests, request_files = _rewrite(files, f"failed/{model}", ".jsonl", wanted, found, _without_requests)
+    total = touched + label_files + request_files
+    report = ForgetReport(predictions, labels, requests, total, tuple(sorted(wanted - found)))
+    counts = {"predictions": predictions, "labels": labels, "failed_requests": requests}
+    payload = {"ids": len(wanted), **counts, "by": by}
     ledger.append(f"{model}/data", "data.forgotten", f"{model}/data/forgotten/{time.time_ns()}", payload)
     return report
 
@@ -87,18 +111,24 @@ def _rewrite(
     without: Callable[[Files, str, set[str]], tuple[set[str], int]],
 ) -> tuple[int, int]:
     removed = touched = 0
-    for path in list(files.names(prefix)):
-        if path.endswith(ending):
+    done: set[str] = set()
+    while paths := [path for path in files.names(prefix) if path.endswith(ending) and path not in done]:
+        for path in paths:  # again and again, since a compaction may put them into a new file meanwhile
             ids, count = without(files, path, wanted)
             found |= ids
             removed += count
             touched += count > 0
+        done.update(paths)
     return removed, touched
 
 
 def _without_rows(files: Files, path: str, wanted: set[str]) -> tuple[set[str], int]:
     try:
         table = files.read_table(path)
+    except StoreError:
+        if files.exists(path):
+            raise
+        return set(), 0  # compacted meanwhile, into a file that is looked at next
     except (pa.ArrowInvalid, OSError) as error:
         raise StoreError(f"cannot be read: {error}", files.uri(path), "restore the file, or delete it") from error
     mask = pc.is_in(table["prediction_id"], pa.array(sorted(wanted)))
@@ -106,7 +136,7 @@ def _without_rows(files: Files, path: str, wanted: set[str]) -> tuple[set[str], 
     if not hit:
         return hit, 0
     rest = table.filter(pc.invert(mask))
-    if rest.num_rows:
+    if rest.num_rows or is_compacted(path):  # which stays even empty, so that what it replaced cannot count again
         files.write_table(path, rest)
     else:
         files.delete(path)
@@ -127,6 +157,25 @@ def _without_lines_alone(files: Files, path: str, wanted: set[str]) -> tuple[set
     if hit:
         files.write(path, b"".join(kept))
     return {str(name) for name in hit}, len(lines) - len(kept)
+
+
+def _without_requests(files: Files, path: str, wanted: set[str]) -> tuple[set[str], int]:
+    """Failed requests of one file, by the ids of their rows; one that could not be parsed goes if it names an id."""
+    try:
+        failures = read_failures(files, path)
+    except StoreError:
+        if files.exists(path):
+            raise
+        return set(), 0
+    kept = [failure for failure in failures if not failure.names(wanted)]
+    if len(kept) == len(failures):
+        return set(), 0
+    hit = {name for failure in failures for name in failure.ids if name in wanted}
+    if kept:
+        files.write(path, b"".join(failure.line() for failure in kept))
+    else:
+        files.delete(path)
+    return hit, len(failures) - len(kept)
 
 
 def _label_id(line: bytes, place: str) -> str:
@@ -155,6 +204,26 @@ def _day(path: str) -> date | None:
         return None if part is None else date.fromisoformat(part.removeprefix("day="))
     except ValueError:  # somebody else's directory: not ours to delete
         return None
+
+
+def _old_failures(files: Files, model: str, keep: timedelta | None, now: float, dry: bool) -> int:
+    if keep is None:
+        return 0
+    first = datetime.fromtimestamp(now, UTC).date() - keep
+    days = {path: _day(path) for path in files.names(f"failed/{model}")}
+    old = [path for path, day in days.items() if day is not None and day < first]
+    for path in old if not dry else ():
+        files.delete(path)
+    return len(old)
+
+
+def _compact(files: Files, model: str, late: timedelta, dry: bool) -> int:
+    """Compact what lies before the day that rows may still come for."""
+    days = [day for path in files.names(f"predictions/{model}") if (day := _day(path)) is not None]
+    if not days:
+        return 0
+    before = datetime.combine(max(days), datetime.min.time()) - late
+    return compact(files, model, before.date().isoformat(), dry=dry).sources
 
 
 def _old_runs(files: Files, keep: timedelta | None, now: float, dry: bool) -> int:

@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ray_mlops.errors import StoreError
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.prediction_log.listing import LogListing, log_path, read_live
 from ray_mlops.serving.prediction_log.table import LogRecord, build_table, split_by_file
@@ -98,6 +100,22 @@ def read_predictions(
     if len(first) < table.num_rows:
         table = table.take(pa.array(np.sort(first)))
     return table if columns is None else table.select([name for name in columns if name in table.column_names])
+
+
+def find_row(files: Files, model: str, prediction_id: str) -> dict[str, Any] | None:
+    """The logged row of a prediction id, the newest day first; None where there is none."""
+    for name in reversed(LogListing(files, model).live()):
+        try:
+            ids = files.read_table(name, columns=["prediction_id"])["prediction_id"]
+            position = pc.index(ids, prediction_id).as_py()
+            if position >= 0:
+                row: dict[str, Any] = files.read_table(name).slice(position, 1).to_pylist()[0]
+                return row
+        except StoreError:
+            if files.exists(name):
+                raise
+            return find_row(files, model, prediction_id)  # compacted meanwhile
+    return None
 
 
 def unite(tables: Sequence[pa.Table]) -> pa.Table:

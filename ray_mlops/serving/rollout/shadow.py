@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from ray_mlops.config.data import Task
 from ray_mlops.errors import StoreError
 from ray_mlops.runtime.files import Files
+from ray_mlops.serving.prediction_log.listing import LogListing, is_compacted
 from ray_mlops.serving.rollout.evidence import BoolArray, FloatArray, LossEvidence
 from ray_mlops.statistics.losses import bounded_loss
 
@@ -58,12 +59,13 @@ class ShadowLog:
 
     def __init__(self, files: Files, model: str, rollout_id: str, champion: str, after_us: int, max_rows: int) -> None:
         self._files = files
-        self._log = f"predictions/{model}"
+        self._listing = LogListing(files, model)
         self._kept = f"predictions-shadow/{model}/{rollout_id}"
         self._champion = champion
         self._after_us = after_us
         self._max_rows = max_rows
         self._read: set[str] = set()
+        self._gone: set[str] = set()
         self._parts = 0
         self.predictions: dict[str, FloatArray] = {}
         """The candidate's prediction [] or [k] by prediction id."""
@@ -74,22 +76,29 @@ class ShadowLog:
         return len(self.predictions) >= self._max_rows
 
     def unread(self) -> list[str]:
-        """Log files that have not been scored yet, oldest day first."""
-        first_day = datetime.fromtimestamp(self._after_us / 1e6, UTC).strftime("day=%Y-%m-%d")
-        names = (name for name in self._files.names(self._log) if name.endswith(".parquet"))
-        return [name for name in names if name not in self._read and name[len(self._log) + 1 :] >= first_day]
+        """Log files that have not been scored yet, oldest day first.
+
+        One that others were compacted to is new only if one of those is: a row is scored once, wherever it lies.
+        """
+        first_day = datetime.fromtimestamp(self._after_us / 1e6, UTC).strftime("%Y-%m-%d")
+        names = self._listing.live((first_day, "9999-12-31"))
+        return [name for name in names if name not in self._read and not self._has_read(name)]
 
     def rows(self, name: str) -> pa.Table:
         """Read the rows of a log file that may be paired: ``prediction_id`` and the raw inputs.
 
-        A file that cannot be read any more (it was deleted with its day) has none.
+        A file that cannot be read any more (it was deleted with its day, or compacted) has none.
         """
         try:
             table = self._files.read_table(name)
         except StoreError as error:
+            self._gone.add(name)
             logger.warning("skipped log file name=%s error=%s", name, error)
             return pa.table({"prediction_id": pa.array([], pa.string())})
         chosen = table.filter(pa.array(_answered_by_champion(table, self._champion, self._after_us)))
+        if is_compacted(name):
+            fresh = [each not in self.predictions for each in chosen["prediction_id"].to_pylist()]
+            chosen = chosen.filter(pa.array(fresh, pa.bool_()))
         chosen = chosen.slice(0, max(self._max_rows - len(self.predictions), 0))
         inputs = [column for column in chosen.column_names if column.startswith(_FEATURE)]
         return chosen.select(["prediction_id", *inputs]).rename_columns(
@@ -98,14 +107,19 @@ class ShadowLog:
 
     def keep(self, names: Sequence[str], rows: pa.Table, values: FloatArray) -> None:
         """Store the candidate's predictions [n] or [n, k] for the rows of log files."""
+        names = [name for name in names if name not in self._gone]  # whose rows may lie in another file by now
         if rows.num_rows:
             columns = values.reshape(len(values), -1)
             table = pa.table({"prediction_id": rows["prediction_id"], **{str(i): c for i, c in enumerate(columns.T)}})
-            table = table.replace_schema_metadata({_SOURCES: json.dumps(list(names))})
+            table = table.replace_schema_metadata({_SOURCES: json.dumps(names)})
             self._files.write_table(f"{self._kept}/{self._parts:08d}.parquet", table)
             self._parts += 1
             self._remember(table)
         self._read.update(names)
+
+    def _has_read(self, name: str) -> bool:
+        flushes = [source for source in self._listing.sources(name) if not is_compacted(source)]
+        return bool(flushes) and self._read.issuperset(flushes)
 
     def _restore(self) -> None:
         for name in self._files.names(self._kept):
@@ -247,8 +261,7 @@ def champion_slow_ms(files: Files, model: str, version: str, quantile: float) ->
     millisecond because its process has colder caches, harms nobody.
     """
     times: dict[str, int] = {}
-    names = [name for name in files.names(f"predictions/{model}") if name.endswith(".parquet")]
-    for name in reversed(names):  # by day
+    for name in reversed(LogListing(files, model).live()):  # by day
         try:
             table = files.read_table(name, columns=["request_id", "version", "arm", "pinned", "model_time_us"])
         except StoreError:

@@ -1,0 +1,1 @@
+def read_failures(files, path): return []
