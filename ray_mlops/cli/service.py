@@ -2,16 +2,19 @@
 
 import getpass
 import time
-from typing import Any
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any, cast
 
 import click
 
-from ray_mlops.cli import print_json
+from ray_mlops.cli import EXIT_FAILED, print_json
 from ray_mlops.cli.options import config_option, find_config, json_option, unread_config_option
 from ray_mlops.cli.progress import PhasePrinter
 from ray_mlops.cli.session import session
 from ray_mlops.cli.text_files import read_json_lines
 from ray_mlops.config import ProjectConfig
+from ray_mlops.config.section import parse_duration
 from ray_mlops.errors import ConfigError
 from ray_mlops.serving.client import Client
 
@@ -224,8 +227,29 @@ def explain(config: ProjectConfig, prediction_id: str, as_json: bool) -> None:
 
 @click.command()
 @config_option
-def replay(config: ProjectConfig) -> None:
-    """Post rows of the past (demo.replay) to the running service, in event order."""
+@click.option("--failed", is_flag=True, help="Send again the requests that failed, instead of rows of the past.")
+@click.option("--version", help="With --failed: ask this version [default: the one that failed].")
+@click.option("--bundle", metavar="ADDRESS", help="With --failed: ask this bundle here, and no service.")
+@click.option("--since", metavar="DURATION", help="With --failed: only those of the last 2h, 7d, ...")
+@json_option
+@click.pass_context
+def replay(
+    context: click.Context,
+    config: ProjectConfig,
+    failed: bool,
+    version: str | None,
+    bundle: str | None,
+    since: str | None,
+    as_json: bool,
+) -> None:
+    """Post rows of the past (demo.replay) to the running service, in event order.
+
+    With --failed: send the failed requests that were kept (serving.log.failed_requests) once more to the version
+    that failed, and say which still fail; exit code 1 if any does.
+    """
+    if failed:
+        _replay_failed(context, config, version, bundle, since, as_json)
+        return
     if config.demo is None:
         raise ConfigError("no replay is configured", "demo.replay", "see configs/flights.yaml")
     from ray_mlops.demo.replay import run_replay  # after parsing
@@ -233,6 +257,44 @@ def replay(config: ProjectConfig) -> None:
     with _client(config) as client, PhasePrinter() as phases:
         report = run_replay(config, client, phases)
     click.echo(f"posted {report.rows} rows in {report.requests} requests, {report.failed} failed")
+
+
+def _replay_failed(
+    context: click.Context,
+    config: ProjectConfig,
+    version: str | None,
+    bundle: str | None,
+    since: str | None,
+    as_json: bool,
+) -> None:
+    from ray_mlops.orchestration.addresses import service_address  # after parsing
+    from ray_mlops.orchestration.failed_replay import BundleAsker, ServiceAsker, replay_failures, report_lines
+    from ray_mlops.runtime.files import Files
+    from ray_mlops.serving.failed_requests import failures_since
+    from ray_mlops.serving.loaded import trusted_modules
+    from ray_mlops.training.bundle import ModelBundle
+
+    since_us = 0 if since is None else int((time.time() - _duration(since).total_seconds()) * 1e6)
+    failures = failures_since(Files(config.store.root_uri), config.name, since_us)
+    if bundle is not None:
+        report = replay_failures(failures, BundleAsker(ModelBundle.load(bundle, trusted_modules(config))))
+    else:
+        asker = ServiceAsker(*service_address(config), version)
+        report = replay_failures(failures, asker)
+        asker.close()
+    if as_json:
+        print_json(asdict(report))
+    else:
+        click.echo("\n".join(report_lines(report)))
+    if report.failing:
+        context.exit(EXIT_FAILED)
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return cast(timedelta, parse_duration(text))
+    except ValueError as error:
+        raise ConfigError(f"expected a duration like '2h' or '7d', got {text!r}", "--since") from error
 
 
 @click.group()

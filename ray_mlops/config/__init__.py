@@ -7,7 +7,14 @@ from ray_mlops.config.load import build_config, config_hash, json_schema, load_c
 from ray_mlops.config.monitoring import BudgetConfig, LabelsConfig, MonitoringConfig, ReferenceConfig, RetrainingConfig
 from ray_mlops.config.project import ProjectConfig
 from ray_mlops.config.section import Section, format_duration, parse_duration
-from ray_mlops.config.serving import GuardsConfig, PredictionLogConfig, RolloutConfig, ServingConfig, ShadowConfig
+from ray_mlops.config.serving import (
+    FailedRequestsConfig,
+    GuardsConfig,
+    PredictionLogConfig,
+    RolloutConfig,
+    ServingConfig,
+    ShadowConfig,
+)
 from ray_mlops.config.store import ClusterConfig, RetentionConfig, StoreConfig
 from ray_mlops.config.training import SpaceConfig, TrainingConfig, TuneConfig
 
@@ -19,6 +26,7 @@ __all__ = [
     "DataConfig",
     "DemoConfig",
     "EvaluationConfig",
+    "FailedRequestsConfig",
     "FairnessConfig",
     "FeatureConfig",
     "GateConfig",

@@ -113,7 +113,6 @@ class MonitorActor:
                 except (RayMLOpsError, OSError) as error:
                     logger.error("could not supervise retraining model=%s error=%s", model, error)
 
-
     async def _compact(self) -> None:
         """Compact the prediction log behind the watermark: this actor knows it, and there is one of its kind."""
         while True:

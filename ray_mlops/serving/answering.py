@@ -54,6 +54,16 @@ class Assignment:
     is_pinned: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """Why the champion answered for another version."""
+
+    version: str
+    """The version that failed."""
+    outcome: Outcome
+    reason: object
+
+
 @dataclass(slots=True)
 class Answered:
     """A request's answer, and who gave it. (Not frozen: see ``Answer``.)"""
@@ -61,6 +71,8 @@ class Answered:
     answer: Answer
     arm: ArmName
     version: str
+    failover: Failover | None = None
+    """None where nobody failed, or the version was not asked at all."""
 
 
 @dataclass(slots=True)
@@ -111,15 +123,18 @@ class Answering:
         is_champion = chosen.version == loaded.routes.champion.version
         outcome: Outcome = "ok"
         assigned: Answer | None = None
+        reason: object = None
         try:
             answered = None
             if not is_champion:
-                assigned, outcome = await self._ask_other(loaded, request, chosen.version)
+                assigned, outcome, reason = await self._ask_other(loaded, request, chosen.version)
                 answered = None if assigned is None else Answered(assigned, chosen.arm, chosen.version)
             if answered is None:
                 answered = await self._ask_champion(loaded, request)
                 if is_champion:
                     assigned = answered.answer
+                elif reason is not None:
+                    answered.failover = Failover(chosen.version, outcome, reason)
         except _ChampionError as failure:
             if is_champion:
                 outcome = failure.outcome
@@ -157,17 +172,21 @@ class Answering:
 
     async def _ask_other(
         self, loaded: LoadedModel, request: PredictRequest, version: str
-    ) -> tuple[Answer | None, Outcome]:
-        """Ask a version that is not the champion; None when it gave nothing that can be sent."""
+    ) -> tuple[Answer | None, Outcome, object]:
+        """Ask a version that is not the champion; no answer when it gave nothing that can be sent, and why.
+
+        Nobody is to blame (None) where it was not asked.
+        """
         trial = self._trial(loaded, version)
         if trial.failures >= BREAK_AFTER:
             if time.monotonic() < trial.probe_at:
-                return None, "crashed"
+                return None, "crashed", None
             trial.probe_at = time.monotonic() + PROBE_S
         if trial.running >= self._max_on_trial:
-            return None, "timeout"  # it is too slow for its share; it must not take the champion's places
+            return None, "timeout", None  # it is too slow for its share; it must not take the champion's places
         trial.running += 1
         outcome: Outcome = "error"
+        reason: object = ""
         try:
             local = loaded.predictors.get(version)
             if local is not None and local.is_quick(len(request.rows)):
@@ -175,13 +194,13 @@ class Answering:
             else:
                 async with asyncio.timeout(self._serving.candidate_timeout_s):
                     answer = await self._predict(loaded, version, request.rows)
-            reason: object = loaded.champion.fault(answer.prediction, len(request.rows))
+            reason = loaded.champion.fault(answer.prediction, len(request.rows))
             if not reason:
                 trial.failures = 0
-                return answer, "ok"
+                return answer, "ok", None
             outcome = "invalid"
-        except FeatureError:
-            return None, "error"  # whose mistake it is, the champion will tell
+        except FeatureError as error:
+            return None, "error", error  # whose mistake it is, the champion will tell
         except TimeoutError:
             outcome, reason = "timeout", f"no answer in {self._serving.candidate_timeout_s} s"
         except ConnectionError as error:
@@ -194,7 +213,7 @@ class Answering:
         if trial.failures <= BREAK_AFTER:
             model = loaded.routes.model
             logger.warning("fail over model=%s version=%s outcome=%s because=%s", model, version, outcome, reason)
-        return None, outcome
+        return None, outcome, reason
 
     def _trial(self, loaded: LoadedModel, version: str) -> _Trial:
         key = (loaded.routes.model, version)

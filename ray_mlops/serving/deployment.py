@@ -23,6 +23,7 @@ from ray_mlops.serving.app import Gateway
 from ray_mlops.serving.auth import Authenticator, create_once, load_tokens
 from ray_mlops.serving.dialects.grpc_methods import GrpcMethods
 from ray_mlops.serving.dialects.grpc_service import GrpcService
+from ray_mlops.serving.failed_requests import FailedRequests
 from ray_mlops.serving.following import RouteFollower, TallyReporter
 from ray_mlops.serving.http.asgi import AsgiApp
 from ray_mlops.serving.label_log import LabelLog
@@ -88,6 +89,7 @@ class GatewayReplica(GrpcMethods):
         settled = await asyncio.to_thread(book_lost, accounts, files, FormatFinder(table).find, sink)
         log.lost_before = settled["lost"]
         control = RolloutsClient()
+        failures = FailedRequests(files, replica, serving.log.failed_requests)
         parts = Parts(
             serving=serving,
             telemetry=telemetry,
@@ -100,12 +102,14 @@ class GatewayReplica(GrpcMethods):
             label_sink=load_hook(hooks.label_sink, store),
             explainer=load_hook(hooks.explainer, store),
             console=load_hook(hooks.console, store),
+            failures=failures,
         )
         self._gateway = Gateway(parts, on_shutdown=self._stop)
         self._gateway.table = table
         self.grpc_service = GrpcService(self._gateway, parts)
-        self._log = log
+        self._log, self._failures = log, failures
         log.start()
+        failures.start()
         follower = RouteFollower(
             self._gateway, loader, RoutesClient().wait, lambda: asyncio.to_thread(read_table, ledger)
         )
@@ -140,7 +144,7 @@ class GatewayReplica(GrpcMethods):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        await asyncio.wait_for(self._log.close(), STOP_TIMEOUT_S)
+        await asyncio.wait_for(asyncio.gather(self._log.close(), self._failures.close()), STOP_TIMEOUT_S)
 
 
 class SettingsReader:

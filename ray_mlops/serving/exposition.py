@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -26,6 +26,9 @@ class ReplicaMetrics(Collector):
     route_versions: Mapping[str, int]
     sink_failures: int
     is_monitor_up: bool
+    spilled_bytes: int = 0
+    failed_requests: Mapping[str, int] = field(default_factory=dict)
+    """Failed requests `noted`, `written`, `dropped`, and their files `evicted`."""
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric family."""
@@ -74,6 +77,22 @@ class ReplicaMetrics(Collector):
             family = CounterMetricFamily(name, documentation, labels=["replica"])
             family.add_metric([self.telemetry.replica], count)
             yield family
+        spilled = GaugeMetricFamily(
+            "ray_mlops_log_spilled_bytes", "Local disk that rows take which memory had no room for.", labels=["replica"]
+        )
+        spilled.add_metric([self.telemetry.replica], self.spilled_bytes)
+        yield spilled
+        failed = CounterMetricFamily(
+            "ray_mlops_failed_requests", "Failed requests kept for a replay.", labels=["replica", "state"]
+        )
+        for state in ("noted", "written", "dropped"):
+            failed.add_metric([self.telemetry.replica, state], self.failed_requests.get(state, 0))
+        yield failed
+        evicted = CounterMetricFamily(
+            "ray_mlops_failed_request_files_evicted", "Files of failed requests that gave way.", labels=["replica"]
+        )
+        evicted.add_metric([self.telemetry.replica], self.failed_requests.get("evicted", 0))
+        yield evicted
 
     def _gauges(self) -> Iterator[Metric]:
         routes = GaugeMetricFamily(

@@ -9,6 +9,7 @@ from ray_mlops.config import ServingConfig
 from ray_mlops.errors import OverloadError
 from ray_mlops.serving.answering import ArmClient
 from ray_mlops.serving.auth import Authenticator
+from ray_mlops.serving.failed_requests import FailedRequests
 from ray_mlops.serving.http.asgi import AsgiApp, Receive
 from ray_mlops.serving.http.paths import Target
 from ray_mlops.serving.label_log import LabelLog
@@ -63,6 +64,8 @@ class Parts:
     label_sink: LabelSink | None = None
     explainer: Explainer | None = None
     console: AsgiApp | None = None
+    failures: FailedRequests | None = None
+    """Keeps requests that failed; None keeps none."""
 
 
 @dataclass(frozen=True, slots=True)

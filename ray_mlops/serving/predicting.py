@@ -13,6 +13,7 @@ from ray_mlops.serving.http.asgi import Response
 from ray_mlops.serving.http.compression import compress_answer, read_content
 from ray_mlops.serving.http.parse import Limits
 from ray_mlops.serving.loaded import LoadedModel
+from ray_mlops.serving.noting import Attempt, note_error, note_failover
 from ray_mlops.serving.parts import Parts, Request
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -29,6 +30,7 @@ class Predicting:
 
     def __init__(self, parts: Parts, limits: Limits, admission: Admission) -> None:
         self._authenticator, self._limits, self._admission = parts.authenticator, limits, admission
+        self._failures = parts.failures
         self._answering = Answering(parts.telemetry, parts.predictions, parts.arms, parts.serving)
 
     def handlers(self) -> dict[str, Handler]:
@@ -66,9 +68,18 @@ class Predicting:
     async def _answer(
         self, dialect: Dialect, request: Request, loaded: LoadedModel, pinned_to: str | None, content: Any
     ) -> Any:
-        parsed, wanted = dialect.parse(content, request, loaded)
-        answered = await self._answering.answer(loaded, parsed, request.arrival_s, pinned_to)
-        return dialect.respond(request, loaded, parsed, wanted, answered)
+        parsed = None
+        try:
+            parsed, wanted = dialect.parse(content, request, loaded)
+            answered = await self._answering.answer(loaded, parsed, request.arrival_s, pinned_to)
+            response = dialect.respond(request, loaded, parsed, wanted, answered)
+        except Exception as error:  # is only noted here, whatever it is
+            if self._failures is not None:
+                note_error(self._failures, Attempt(request, loaded, content, parsed), pinned_to, error)
+            raise
+        if answered.failover is not None and self._failures is not None:
+            note_failover(self._failures, Attempt(request, loaded, content, parsed), answered, response)
+        return response
 
     def _pinned_to(self, request: Request, loaded: LoadedModel) -> str | None:
         """The version that a request names. Anyone may name the champion in a path; the rest is for operators."""

@@ -65,7 +65,7 @@ class Reading:
                     from_monitor = await self._parts.monitor.metrics()
             except Exception as error:  # shown as ray_mlops_monitor_up 0
                 logger.info("expose without monitor because=%r", error)
-        log = self._parts.predictions
+        log, failures = self._parts.predictions, self._parts.failures
         metrics = ReplicaMetrics(
             telemetry=self._parts.telemetry,
             log_rows=_log_rows(log),
@@ -73,6 +73,8 @@ class Reading:
             route_versions={name: loaded.routes.version for name, loaded in request.loaded.models.items()},
             sink_failures=log.sink_failures,
             is_monitor_up=from_monitor is not None,
+            spilled_bytes=log.spilled_bytes,
+            failed_requests={} if failures is None else failures.counts,
         )
         text = expose(metrics)
         return Response(200, (merge_expositions(text, from_monitor) if from_monitor else text).encode(), METRICS_TYPE)

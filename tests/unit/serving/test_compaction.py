@@ -137,7 +137,7 @@ def test_files_are_cut_at_their_bound(files: Files, monkeypatch: pytest.MonkeyPa
 # -- deaths and races -----------------------------------------------------------------------------------
 
 
-class Death(Exception):
+class DeathError(Exception):
     """The compactor was killed."""
 
 
@@ -152,18 +152,18 @@ def test_death_at_any_write_or_delete_loses_nothing_and_counts_nothing_twice(
         def call(*arguments: Any, **options: Any) -> None:
             nonlocal done
             if dies_first and done == step:
-                raise Death
+                raise DeathError
             real(*arguments, **options)
             done += 1
             assert seen(files) == list(range(12)), "at every moment"
             if done > step:
-                raise Death
+                raise DeathError
 
         return call
 
     monkeypatch.setattr(files, "write_table", dying(files.write_table, step % 2 == 0))
     monkeypatch.setattr(files, "delete", dying(files.delete, step % 2 == 0))
-    with pytest.raises(Death):
+    with pytest.raises(DeathError):
         compact(files, "m", BEFORE)
     monkeypatch.undo()
     assert seen(files) == list(range(12))
@@ -351,13 +351,13 @@ def versions(tmp_path: Path) -> Iterator[tuple[Files, Path]]:
     flush(files, 7, rows("i12", "i13", version="2", x=2.5, wind=7.0))
     compact(files, "m", DAYS[1])
     flush(files, 8, rows("i14", version="2", day=2, x=2.5, wind=9.0), DAYS[2])
-    yield files, tmp_path / "store" / "predictions" / "m"
+    return files, tmp_path / "store" / "predictions" / "m"
 
 
 def test_duckdb_reads_one_dataset(versions: tuple[Files, Path]) -> None:
     _, root = versions
     query = (
-        "SELECT count(*), sum(prediction), count(\"features.wind\"), min(day)::VARCHAR, count(DISTINCT prediction_id) "
+        'SELECT count(*), sum(prediction), count("features.wind"), min(day)::VARCHAR, count(DISTINCT prediction_id) '
         f"FROM read_parquet('{root}/day=*/*.parquet', hive_partitioning = true, union_by_name = true)"
     )
     assert duckdb.sql(query).fetchall() == [(15, float(sum(range(15))), 3, "1970-01-01", 15)]
