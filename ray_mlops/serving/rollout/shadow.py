@@ -75,11 +75,17 @@ class ShadowLog:
     def is_full(self) -> bool:
         return len(self.predictions) >= self._max_rows
 
+    @property
+    def has_missed(self) -> bool:
+        """Whether a file was gone when it was to be read, since ``unread`` was asked."""
+        return bool(self._gone)
+
     def unread(self) -> list[str]:
         """Log files that have not been scored yet, oldest day first.
 
         One that others were compacted to is new only if one of those is: a row is scored once, wherever it lies.
         """
+        self._gone.clear()
         first_day = datetime.fromtimestamp(self._after_us / 1e6, UTC).strftime("%Y-%m-%d")
         names = self._listing.live((first_day, "9999-12-31"))
         return [name for name in names if name not in self._read and not self._has_read(name)]

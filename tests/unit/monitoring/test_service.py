@@ -1,5 +1,6 @@
 """Alarms, decisions and jobs: each committed before it is acted upon, and once, whenever the monitor dies."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from ray_mlops.errors import MonitoringError, NotFoundError, StoreError
 from ray_mlops.ledger import Ledger
 from ray_mlops.monitoring.service import MonitorService
+from ray_mlops.serving.prediction_log.compaction import compact
 
 FIRST, MODEL = 1000, "m"
 HOUR = 3_600_000_000
@@ -427,3 +429,30 @@ def test_only_new_events_are_read_when_a_window_closes(make_world: Any) -> None:
     world.ledger.read = counting
     serve_drift(world, range(FIRST + 8, FIRST + 11))
     assert found == []
+
+
+# -- the log ------------------------------------------------------------------------------------------
+
+
+def test_days_before_the_watermark_are_to_be_compacted_and_a_restart_sees_the_same(make_world: Any) -> None:
+    world = make_world(enabled=False)
+    assert world.service.days_to_compact() == {}
+    serve_drift(world, range(FIRST, FIRST + 30), shift=0.0)
+    day = datetime.fromtimestamp((world.service.closed_window(MODEL) + 1) * 3600, UTC).date().isoformat()
+    assert world.service.days_to_compact() == {MODEL: day}
+    before = world.service.view(MODEL)["labels"]
+    report = compact(world.files, MODEL, day)
+    assert report.files >= 1
+    world.restart()
+    assert world.service.view(MODEL)["labels"] == before
+    assert world.service.days_to_compact() == {MODEL: day}
+
+
+def test_log_that_is_not_to_be_compacted_is_left_alone(make_world: Any) -> None:
+    world = make_world(enabled=False)
+    serve_drift(world, range(FIRST, FIRST + 3), shift=0.0)
+    epoch = world.service._model(MODEL).epoch
+    log = epoch.config.serving.log.model_copy(update={"compact": False})
+    serving = epoch.config.serving.model_copy(update={"log": log})
+    epoch.config = epoch.config.model_copy(update={"serving": serving})
+    assert world.service.days_to_compact() == {}

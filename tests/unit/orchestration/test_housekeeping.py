@@ -13,6 +13,7 @@ from ray_mlops.errors import StoreError
 from ray_mlops.ledger import Ledger
 from ray_mlops.orchestration.housekeeping import collect, forget
 from ray_mlops.runtime.files import Files
+from ray_mlops.serving.prediction_log.files import read_predictions
 
 DAY_S = 86_400.0
 
@@ -104,3 +105,23 @@ def test_directory_that_is_no_day_stays(files: Files, ledger: Ledger) -> None:
     files.write("predictions/m/day=soon/r-1.parquet", b"x")
     collect("m", RetentionConfig(predictions=timedelta(days=1)), files, ledger, now=4e9)
     assert files.exists("predictions/m/day=soon/r-1.parquet")
+
+
+def fill_days(files: Files) -> None:
+    """Three days of three files each, the newest still open."""
+    for day in range(3):
+        for number in range(3):
+            stamp = pa.array([day * 86_400_000_000 + number], pa.timestamp("us", tz="UTC"))
+            rows = {"prediction_id": [f"{day}-{number}"], "event_time": stamp, "arrival_time": stamp}
+            files.write_table(f"predictions/n/day=1970-01-0{day + 1}/r-{number:08d}.parquet", pa.table(rows))
+
+
+@pytest.mark.parametrize(("late", "sources"), [(timedelta(0), 6), (timedelta(hours=2), 3), (timedelta(days=9), 0)])
+def test_days_that_are_over_are_compacted(files: Files, ledger: Ledger, late: timedelta, sources: int) -> None:
+    fill_days(files)
+    assert collect("n", RetentionConfig(), files, ledger, late=late, dry=True).compacted == sources
+    assert len(list(files.names("predictions/n"))) == 9
+    assert collect("n", RetentionConfig(), files, ledger, late=late).compacted == sources
+    assert len(list(files.names("predictions/n"))) == 9 - sources + sources // 3
+    assert read_predictions(files, "n").num_rows == 9
+    assert ledger.read("n/data")[-1].payload["compacted"] == sources

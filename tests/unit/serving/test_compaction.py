@@ -321,7 +321,9 @@ def test_shadow_finds_the_rows_of_a_file_that_was_compacted_before_it_was_read(f
     for name in listed:
         chosen = shadow.rows(name)
         shadow.keep([name], chosen, np.zeros(chosen.num_rows))
+    assert shadow.has_missed
     assert len(score(shadow)) == 11
+    assert not shadow.has_missed
     assert len(shadow.predictions) == 12
     assert shadow.unread() == []
 

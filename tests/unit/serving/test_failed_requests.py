@@ -11,9 +11,11 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from click.testing import CliRunner
 
+from ray_mlops.cli import cli
 from ray_mlops.config import FailedRequestsConfig, RetentionConfig
-from ray_mlops.errors import StoreError
+from ray_mlops.errors import ConfigError, StoreError
 from ray_mlops.ledger import Ledger
 from ray_mlops.orchestration.failed_replay import BundleAsker, ServiceAsker, replay_failures, report_lines
 from ray_mlops.orchestration.housekeeping import collect, forget
@@ -21,6 +23,7 @@ from ray_mlops.runtime.files import Files
 from ray_mlops.serving.failed_requests import FailedRequests, Failure, failures_since, read_failures
 
 ROW = {"distance": 200.0, "carrier": "UA"}
+DATA = {"source": {"path": "rows.parquet"}, "task": "binary", "target": "late"}
 SECRET = {"authorization": "Bearer p-token", "cookie": "session=1", "x-api-key": "k"}
 
 
@@ -389,3 +392,39 @@ def test_gateway_answers_its_own_failures_once_it_is_mended(rig: Any, kit: Any) 
         return found
 
     assert len(asyncio.run(scenario())) == 1
+
+
+def test_command_says_what_still_fails_and_exits_with_1(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(files, failure(1), failure(2, body=None))
+    content = {"name": "flights", "store": {"root": str(tmp_path)}, "data": DATA, "serving": {"port": 9}}
+    (tmp_path / "c.json").write_bytes(orjson.dumps(content))
+    config = ["--config", str(tmp_path / "c.json")]
+    result = CliRunner().invoke(cli, ["replay", *config, "--failed", "--json"])
+    report = orjson.loads(result.stdout)
+    assert result.exit_code == 1, result.output
+    assert report["answered"] == 0
+    assert report["failing"][0]["now"].startswith("no answer")
+    assert report["skipped"][0]["request_id"] == "r2"
+    result = CliRunner().invoke(cli, ["replay", *config, "--failed", "--since", "1h"])
+    assert (result.exit_code, result.stdout) == (0, "0 answered now, 0 still fail, 0 not sent\n")
+    result = CliRunner().invoke(cli, ["replay", *config, "--failed", "--since", "yesterday"])
+    assert isinstance(result.exception, ConfigError)
+    assert "--since" in str(result.exception)
+
+
+def test_counts_are_metrics(rig: Any, kit: Any) -> None:
+    async def scenario() -> str:
+        await failing(rig, kit)
+        break_model(rig)
+        async with rig.client() as client:
+            await client.post("/predict", content=kit.body(instances=[ROW]))
+            return (await client.get("/metrics", headers={"authorization": "Bearer r-token"})).text
+
+    text = asyncio.run(scenario())
+    assert 'ray_mlops_failed_requests_total{replica="replica-1",state="noted"} 1.0' in text
+    assert 'ray_mlops_failed_request_files_evicted_total{replica="replica-1"} 0.0' in text
+    assert 'ray_mlops_log_spilled_bytes{replica="replica-1"} 0.0' in text
+    for state in ("accepted", "written", "spooled", "dropped", "lost"):
+        assert f'ray_mlops_log_rows_total{{replica="replica-1",state="{state}"}} 0.0' in text

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_mlops.config import PredictionLogConfig
+from ray_mlops.config import PredictionLogConfig, build_config
 from ray_mlops.errors import ConfigError, StoreError
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.prediction_log.accounting import Accounting
@@ -416,9 +417,30 @@ def test_row_that_json_cannot_hold_is_refused_by_the_durable_log_and_counted_now
     log.accounting.close()
 
 
-def test_config_error_names_the_policies() -> None:
-    from ray_mlops.config import build_config
+def test_line_that_is_written_in_part_is_taken_back(tmp_path: Path, files: FlakyFiles) -> None:
+    """The system's own limit on the size of a file stands in for a disk that fills up in the middle of a write."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
+    async def scenario() -> None:
+        log = make_log(tmp_path, files, policy="spill", max_buffer_rows=1)
+        log.accept(record("a"), is_named=False)
+        log.accept(record("b"), is_named=False)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (log.spilled_bytes + 100, limits[1]))
+        try:
+            log.accept(record("c"), is_named=False)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        (segment,) = (tmp_path / "acc").glob("*.spool")
+        assert segment.stat().st_size == log.spilled_bytes
+        log.accept(record("d"), is_named=False)
+        assert log.accounting.states() == {"accepted": 4, "written": 0, "spooled": 2, "dropped": 1, "lost": 0}
+        await log.close()
+
+    asyncio.run(scenario())
+    assert sorted(read_predictions(files, "flights")["prediction_id"].to_pylist()) == ["a", "b", "d"]
+
+
+def test_config_error_names_the_policies() -> None:
     content = {"name": "m", "data": {"source": {"path": "x"}, "task": "binary", "target": "y"}}
     with pytest.raises(ConfigError, match=r"serving\.log\.policy"):
         build_config({**content, "serving": {"log": {"policy": "spool"}}}, {})
