@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict, deque
+import sys
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from ray_mlops.config import PredictionLogConfig
 from ray_mlops.errors import OverloadError, RayMLOpsError, StoreError
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.prediction_log.accounting import Accounting
-from ray_mlops.serving.prediction_log.files import Written, hand_over
+from ray_mlops.serving.prediction_log.files import Written
+from ray_mlops.serving.prediction_log.handing_over import Handovers
+from ray_mlops.serving.prediction_log.repeats import RecentIds
 from ray_mlops.serving.prediction_log.spool import Segment, Spool, encode, read_segment
 from ray_mlops.serving.prediction_log.table import LogFormat, LogRecord, split_by_file
 from ray_mlops.serving.prediction_log.thinning import Thinner
@@ -23,14 +25,10 @@ from ray_mlops.serving.prediction_log.writing import BatchWriter
 from ray_mlops.serving.protocol import PredictionSink
 
 logger = logging.getLogger(__name__)
-RECENT_IDS = 100_000
-"""Client-chosen prediction ids of a model that a replica remembers, to tell a repeat."""
 FLUSH_ROWS = 8192
 """Rows that start a flush before its time."""
 FLUSH_ATTEMPTS = 3
 """Flushes that are tried when a replica stops; what is left then is booked as lost by the next start."""
-MAX_HANDOVERS = 64
-"""Files that wait for a slow sink; further ones are not handed over, and counted. All are in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +69,6 @@ class PredictionLog:
 
     Attributes:
         accounting: Exact counts of rows.
-        retries: Rows whose prediction id was logged before.
-        sink_failures: Flushes that the sink did not take.
         lost_before: Rows of dead replicas that the start of this one booked as lost.
         spilled_bytes: Size of the segments of rows that memory had no room for.
 
@@ -90,11 +86,9 @@ class PredictionLog:
         sink: PredictionSink | None = None,
     ) -> None:
         self.accounting = Accounting(directory / f"{replica}.bin")
-        self.retries = 0
-        self.sink_failures = 0
         self.lost_before = 0
         self.spilled_bytes = 0
-        self._sink = sink
+        self._recent, self._handovers = RecentIds(), Handovers(sink)
         self._writer = BatchWriter(files, replica, self.accounting)
         self._policy, self._max_rows = config.policy, config.max_buffer_rows
         self._max_spilled_bytes = int(config.max_spill_mb * 2**20)
@@ -110,18 +104,28 @@ class PredictionLog:
         self._held_rows = 0
         self._is_pressed = False
         """Whether rows are being thinned, or go to the local disk."""
+        self._threshold = 0
+        """Rows held from which on the policy is asked: the one comparison that a request costs."""
+        self._set_pressed(False)
         self._spilled: dict[tuple[str, str, str], LogFormat] = {}
         """What the open spilled segment holds: model, bundle and day."""
         self._spilled_rows = 0
         self._sequence = 1
-        self._recent: dict[str, OrderedDict[str, None]] = {}
         self._windows: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
-        self._handovers = ThreadPoolExecutor(1, "handover")
-        self._num_handovers = 0
+
+    @property
+    def retries(self) -> int:
+        """Rows whose prediction id was logged before."""
+        return self._recent.num_repeats
+
+    @property
+    def sink_failures(self) -> int:
+        """Files that the sink did not take."""
+        return self._handovers.num_failures
 
     def start(self) -> None:
         """Flush in the background from now on."""
@@ -149,11 +153,11 @@ class PredictionLog:
             StoreError: The log is to be durable (``durability: spool``), and the disk cannot be written.
         """
         if is_named:
-            record = self._without_repeats(record)
+            record = self._recent.without_repeats(record)
         num_rows = len(record.ids)
         if not num_rows:
             return
-        if (self._is_pressed or self._held_rows + num_rows > self._limit) and self._policy != "block":
+        if self._held_rows + num_rows > self._threshold:
             self._accept_pressed(record, num_rows, is_named)
             return
         counts = self.accounting
@@ -167,7 +171,7 @@ class PredictionLog:
         self._buffer.append(record)
         self._held_rows += num_rows
         if is_named:
-            self._remember(record)
+            self._recent.remember(record)
         if self._held_rows >= FLUSH_ROWS:
             self._wake.set()
         if window is not None:
@@ -196,9 +200,7 @@ class PredictionLog:
             if not self._queue and not self._buffer:
                 break
         self._close_open()
-        if self._sink is not None:
-            self._handovers.submit(self._sink.close)
-        await asyncio.to_thread(self._handovers.shutdown)
+        await self._handovers.close()
         self.accounting.close()
 
     async def _run(self) -> None:
@@ -217,9 +219,9 @@ class PredictionLog:
             self.accounting.add("dropped", num_rows)
             return
         if is_named:
-            self._remember(record)
+            self._recent.remember(record)
         if not self._is_pressed:
-            self._is_pressed = True
+            self._set_pressed(True)
             logger.warning("take pressure policy=%s rows=%d", self._policy, self._held_rows)
             if self._policy == "spill":
                 self._close_open()
@@ -227,6 +229,10 @@ class PredictionLog:
             self._thin(self._thinner, record, num_rows)
         else:
             self._spill(record, num_rows)
+
+    def _set_pressed(self, is_pressed: bool) -> None:
+        self._is_pressed = is_pressed
+        self._threshold = -1 if is_pressed else sys.maxsize if self._policy == "block" else self._limit
 
     def _thin(self, thinner: Thinner, record: LogRecord, num_rows: int) -> None:
         waiting = self._held_rows - (self._limit - self._free_limit)
@@ -269,8 +275,8 @@ class PredictionLog:
         segment = self._spool.rotate()
         if self._thinner is not None:
             self._thinner.reset()
-            self._is_pressed = False
             self._limit = self._held_rows + self._free_limit
+            self._set_pressed(False)
         if not self._buffer and segment is None:
             return
         held_rows = sum(len(record.ids) for record in self._buffer)
@@ -292,7 +298,7 @@ class PredictionLog:
                 return False
             self._queue.popleft()
             self._release(batch)
-            self._hand_over(written)
+            self._handovers.add(written)
         return True
 
     def _write(self, batch: _Batch) -> list[Written]:
@@ -312,40 +318,13 @@ class PredictionLog:
             batch.segment.path.unlink(missing_ok=True)
         if self._thinner is not None:
             self._limit -= batch.held_rows
+            self._set_pressed(self._is_pressed)
         elif self._held_rows <= self._max_rows // 2:
             self._end_pressure()
 
     def _end_pressure(self) -> None:
         if self._is_pressed and self._thinner is None:
             self._close_open()
-            self._is_pressed = False
+            self._set_pressed(False)
             counts = self.accounting.states()
             logger.warning("end pressure spooled=%d dropped=%d", counts["spooled"], counts["dropped"])
-
-    def _hand_over(self, written: Sequence[Written]) -> None:
-        for item in written if self._sink is not None else ():
-            if self._num_handovers >= MAX_HANDOVERS:
-                self.sink_failures += 1
-                logger.warning("skip handover model=%s rows=%d because=sink is slow", item.model, item.rows.num_rows)
-                continue
-            self._num_handovers += 1
-            self._handovers.submit(self._pass_on, item)
-
-    def _pass_on(self, item: Written) -> None:
-        assert self._sink is not None
-        self.sink_failures += hand_over(self._sink, item)
-        self._num_handovers -= 1
-
-    # -- repeats --------------------------------------------------------------------------------------
-
-    def _without_repeats(self, record: LogRecord) -> LogRecord:
-        recent = self._recent.get(record.format.model, OrderedDict())
-        fresh = [index for index, name in enumerate(record.ids) if name not in recent]
-        self.retries += len(record.ids) - len(fresh)
-        return record if len(fresh) == len(record.ids) else record.select(fresh)
-
-    def _remember(self, record: LogRecord) -> None:
-        recent = self._recent.setdefault(record.format.model, OrderedDict())
-        recent.update(dict.fromkeys(record.ids))
-        while len(recent) > RECENT_IDS:
-            recent.popitem(last=False)

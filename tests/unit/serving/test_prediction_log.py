@@ -258,7 +258,7 @@ def test_repeats_are_retries_and_the_first_wins(make_log: Any, files: Files) -> 
 
 
 def test_memory_of_ids_is_bounded(make_log: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("ray_mlops.serving.prediction_log.log.RECENT_IDS", 2)
+    monkeypatch.setattr("ray_mlops.serving.prediction_log.repeats.RECENT_IDS", 2)
 
     async def scenario() -> None:
         log = make_log()
@@ -309,7 +309,7 @@ def test_broken_sink_is_counted_and_harms_nothing(make_log: Any) -> None:
 def test_hanging_sink_does_not_stop_the_log(make_log: Any, monkeypatch: Any) -> None:
     import threading
 
-    monkeypatch.setattr("ray_mlops.serving.prediction_log.log.MAX_HANDOVERS", 2)
+    monkeypatch.setattr("ray_mlops.serving.prediction_log.handing_over.MAX_HANDOVERS", 2)
     release = threading.Event()
 
     class HangingSink(ListSink):
