@@ -5,7 +5,7 @@ Bins are frozen from them, and everything that is served later is counted on the
 come from rows that the model was not trained on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,8 +20,11 @@ from ray_mlops.data.inputs import InputColumn
 from ray_mlops.data.values import MISSING_US
 from ray_mlops.errors import BundleError, DataError
 from ray_mlops.statistics.bins import CategoricalBins, ColumnCounts, NumericBins, bins_from_json
+from ray_mlops.statistics.projections import NO_PROJECTIONS, Projections, fit_projections
 
 SCHEMA_VERSION = 1
+_KINDS_WITH_NUMBERS = ("numeric",)
+_KINDS_WITH_CATEGORIES = ("categorical", "boolean")
 Bins = NumericBins | CategoricalBins
 Times = npt.NDArray[np.int64]
 
@@ -65,6 +68,33 @@ class LossWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class JointReference:
+    """How the columns hang together: remainders of some of them, as further columns."""
+
+    projections: Projections
+    columns: Mapping[str, ColumnReference]
+    """By the projections' names."""
+
+    def without(self, names: Collection[str]) -> "JointReference":
+        """Leave out what is computed from certain columns."""
+        kept = tuple(member for member in self.projections.members if member.columns.isdisjoint(names))
+        columns = {member.name: self.columns[member.name] for member in kept}
+        return JointReference(replace(self.projections, members=kept), columns)
+
+    def to_json(self) -> dict[str, Any]:
+        columns = {name: column.to_json() for name, column in self.columns.items()}
+        return {"projections": self.projections.to_json(), "columns": columns}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "JointReference":
+        columns = {name: ColumnReference.from_json(column) for name, column in content["columns"].items()}
+        return cls(Projections.from_json(content["projections"]), columns)
+
+
+NO_JOINT = JointReference(NO_PROJECTIONS, {})
+
+
+@dataclass(frozen=True, slots=True)
 class ReferenceProfile:
     """The reference of one version."""
 
@@ -78,6 +108,8 @@ class ReferenceProfile:
     """Predictions on rows that were not trained on; None before ``with_scores``."""
     losses: Mapping[int, LossWindow] = field(default_factory=dict)
     """Losses on rows that were not trained on, by window, in time order."""
+    joint: JointReference = NO_JOINT
+    """Not in profiles of older releases."""
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -181,6 +213,7 @@ class ReferenceProfile:
             "importance": dict(self.importance),
             "score": self.score.to_json() if self.score else None,
             "losses": {str(window): [loss.n, loss.total, loss.total_squares] for window, loss in self.losses.items()},
+            "joint": self.joint.to_json(),
         }
 
     @classmethod
@@ -197,7 +230,9 @@ class ReferenceProfile:
             columns = {name: ColumnReference.from_json(column) for name, column in content["columns"].items()}
             score = ColumnReference.from_json(content["score"]) if content["score"] else None
             losses = {int(window): LossWindow(*loss) for window, loss in content["losses"].items()}
-            return cls(content["window_us"], columns, content["importance"], score, dict(sorted(losses.items())))
+            joint = JointReference.from_json(content["joint"]) if "joint" in content else NO_JOINT
+            losses = dict(sorted(losses.items()))
+            return cls(content["window_us"], columns, content["importance"], score, losses, joint)
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"the stored profile is damaged: {error!r}", "reference profile") from error
 
@@ -226,7 +261,25 @@ def build_profile(
             bins = NumericBins.from_sample(values, monitoring.bins)
         counts = count_windows(bins, values, times, windows, window_us)
         references[column.name] = ColumnReference(bins, counts, column.input_type, column.role)
-    return ReferenceProfile(window_us, references, equal_weights(references))
+    joint = _joint_reference(columns, kept, times, windows, monitoring)
+    return ReferenceProfile(window_us, references, equal_weights(references), joint=joint)
+
+
+def _joint_reference(
+    columns: Sequence[InputColumn], rows: pa.Table, times: Times, windows: Sequence[int], monitoring: MonitoringConfig
+) -> JointReference:
+    """Calendar columns move by themselves, and what they explain moves with them: they have no part in it."""
+    watched = [column for column in columns if column.role == "feature"]
+    values = {column.name: binned_values(rows[column.name], column.input_type) for column in watched}
+    numeric = {c.name: values[c.name] for c in watched if c.input_type in _KINDS_WITH_NUMBERS}
+    categorical = {c.name: values[c.name] for c in watched if c.input_type in _KINDS_WITH_CATEGORIES}
+    projections = fit_projections(numeric, categorical, monitoring.joint_projections)
+    window_us = int(monitoring.window.total_seconds() * 1e6)
+    found = {}
+    for name, derived in projections.of(values).items():
+        bins = NumericBins.from_sample(derived, monitoring.bins)
+        found[name] = ColumnReference(bins, count_windows(bins, derived, times, windows, window_us))
+    return JointReference(projections, found)
 
 
 def count_windows(

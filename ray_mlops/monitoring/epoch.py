@@ -83,7 +83,8 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
     if checkpoint is not None and not resumes:
         start = None if checkpoint["closed"] is None else checkpoint["closed"] + 1
     reference_id = _reference_id(champion, start)
-    bins: dict[str, Bins] = {name: column.bins for name, column in profile.columns.items()}
+    columns = {**profile.columns, **profile.joint.columns}
+    bins: dict[str, Bins] = {name: column.bins for name, column in columns.items()}
     if profile.score is not None:
         bins[SCORE] = profile.score.bins
     frozen = FrozenReference.load(files, model, reference_id) if resumes else None
@@ -104,6 +105,7 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
         config.data.contract.columns,
         version,
         None if max_ahead is None else max_ahead // timedelta(microseconds=1),
+        profile.joint.projections,
     )
     monitor = ModelMonitor(
         _watched(model, version, routes["config_hash"], bundle, start), reference, dataset, config.monitoring
@@ -130,6 +132,7 @@ def _without_redacted(profile: ReferenceProfile, config: ProjectConfig) -> Refer
         profile,
         columns={name: column for name, column in profile.columns.items() if name not in redacted},
         importance={name: weight for name, weight in profile.importance.items() if name not in redacted},
+        joint=profile.joint.without(redacted),
     )
 
 
@@ -161,6 +164,15 @@ def build_channels(
         )
         for name, column in profile.columns.items()
     ]
+    references += [
+        FeatureReference(
+            name=member.name,
+            bins=profile.joint.columns[member.name].bins,
+            windows=tuple(counts[member.name] for counts in windows.values() if member.name in counts),
+            derived_from=(member.target, *member.explained_by),
+        )
+        for member in profile.joint.projections.members
+    ]
     score = profile.score
     scored = None if score is None else FeatureReference(SCORE, score.bins, tuple(score.windows.values()))
     losses = [(loss.n, loss.total, loss.total_squares) for loss in profile.losses.values()]
@@ -176,13 +188,14 @@ def _reference_windows(
     config: MonitoringConfig,
 ) -> dict[int, dict[str, ColumnCounts]]:
     """The newest windows up to ``last``: the profile's, and after them those of the prediction log."""
+    columns = {**profile.columns, **profile.joint.columns}
     found: dict[int, dict[str, ColumnCounts]] = {
-        window: {name: column.windows[window] for name, column in profile.columns.items() if window in column.windows}
+        window: {name: column.windows[window] for name, column in columns.items() if window in column.windows}
         for window in profile.windows
     }
     newest = max(found, default=None)
     if last is not None and newest is not None and last > newest:
-        found |= _counted_log(model, files, bins, profile.window_us, newest + 1, last, config.max_ahead)
+        found |= _counted_log(model, files, bins, profile, (newest + 1, last), config.max_ahead)
     kept = [window for window in sorted(found) if last is None or window <= last]
     return {window: found[window] for window in kept[-config.reference.windows :]}
 
@@ -191,11 +204,11 @@ def _counted_log(
     model: str,
     files: Files,
     bins: Mapping[str, Bins],
-    window_us: int,
-    first: int,
-    last: int,
+    profile: ReferenceProfile,
+    span: tuple[int, int],
     max_ahead: timedelta | None,
 ) -> dict[int, dict[str, ColumnCounts]]:
+    (first, last), window_us = span, profile.window_us
     rows = read_predictions(files, model, (_day(first * window_us), _day((last + 1) * window_us - 1)))
     if rows.num_rows == 0:
         return {}
@@ -203,7 +216,9 @@ def _counted_log(
     windows = rows["event_time"].cast(pa.int64()).to_numpy() // window_us
     inputs = {name: b for name, b in bins.items() if name != SCORE}
     return {
-        int(window): count_columns(rows.filter(pa.array(windows == window)), inputs)
+        int(window): count_columns(
+            rows.filter(pa.array(windows == window)), inputs, projections=profile.joint.projections
+        )
         for window in sorted(set(windows.tolist()))
         if first <= window <= last
     }

@@ -17,11 +17,14 @@ from ray_mlops.monitoring.window_channels import WINDOW_STAKES, mean_with_margin
 from ray_mlops.statistics.accumulate import ShiryaevRoberts
 from ray_mlops.statistics.betting import BetAboveMean
 from ray_mlops.statistics.bins import ColumnCounts, NumericBins
+from ray_mlops.statistics.windows import decisive_run
 
 FaultKind = Literal["missing", "empty", "declared_nulls", "nulls", "constant", "scale", "domain"]
 
 _BURST = 0.25
 """Rise of the null ratio over the reference's worst window that is a fault when it happens twice in a row."""
+_RANKS = (1, 3)
+"""Runs of windows with more nulls than any of the reference, and than all but two (one had an outage itself)."""
 _CONSTANT_TOLERANCE = 0.05
 
 
@@ -51,7 +54,8 @@ class FaultDetector:
 
     ``missing``: the column is gone. ``empty``: every value is null, and that was not so before.
     ``declared_nulls``: more nulls than the user's contract allows (or than any reference window had).
-    ``nulls``: evidence that the null ratio rose by more than ``null_tolerance``, or a jump of it.
+    ``nulls``: evidence that the null ratio rose by more than ``null_tolerance``, a jump of it, or a run of windows
+    with more nulls than nearly all of the reference.
     ``constant``: evidence that the column is stuck. ``scale``: numbers jumped from one window to the next as a
     change of unit makes them jump. ``domain``: too many values break a declared range or domain (counted
     elsewhere).
@@ -79,6 +83,12 @@ class FaultDetector:
         # Never below what the reference has seen: some columns are null for days, and nothing is broken.
         self._null_bet = _bet(nulls, config.null_tolerance, at_least=self._most_nulls)
         self._stuck_bet = _bet(stuck, _CONSTANT_TOLERANCE + 2.0 / (len(stuck) + 2.0))
+        highest = sorted(nulls.tolist(), reverse=True)
+        usual = float(np.median(nulls)) + config.null_tolerance if highest else 1.0
+        steps = len(_RANKS) * config.notification_windows * max(num_features, 1)
+        is_long = len(highest) >= max(self._min_windows, _RANKS[-1])
+        self._run_limits = [max(highest[rank - 1], usual) if is_long else 1.0 for rank in _RANKS]
+        self._run_lengths = [decisive_run(len(highest), rank, steps) if is_long else 0 for rank in _RANKS]
         self._is_varied = bool(len(windows) >= config.reference.min_windows and not stuck.any()) and all(
             window.counts[:-1].max() <= 0.5 * present_rows(window)
             for window in windows
@@ -90,6 +100,7 @@ class FaultDetector:
                 self._jumps = self._jumps.extended(window)
         self._null_wealth = ShiryaevRoberts(len(WINDOW_STAKES))
         self._stuck_wealth = ShiryaevRoberts(len(WINDOW_STAKES))
+        self._runs = [0] * len(_RANKS)  # windows in a row above each of those limits
         self._bursts = 0  # windows in a row with far more nulls than the reference ever had
         self._was_there = False
 
@@ -114,6 +125,7 @@ class FaultDetector:
             "nulls": self._null_wealth.to_json(),
             "constant": self._stuck_wealth.to_json(),
             "bursts": self._bursts,
+            "runs": list(self._runs),
             "was_there": self._was_there,
         }
 
@@ -123,6 +135,7 @@ class FaultDetector:
         self._null_wealth = ShiryaevRoberts.from_json(content["nulls"])
         self._stuck_wealth = ShiryaevRoberts.from_json(content["constant"])
         self._bursts = content["bursts"]
+        self._runs = list(content.get("runs", self._runs))  # not in checkpoints of older releases
         self._was_there = content["was_there"]
 
     def _nulls(self, counts: ColumnCounts) -> list[Breach]:
@@ -152,6 +165,11 @@ class FaultDetector:
         self._null_wealth = self._null_wealth.updated(self._null_bet.increments(ratio))
         is_burst = self._num_windows >= self._min_windows and ratio > self._most_nulls + _BURST
         self._bursts = self._bursts + 1 if is_burst else 0
+        self._runs = [run + 1 if ratio > a else 0 for run, a in zip(self._runs, self._run_limits, strict=True)]
+        for run, length, above in zip(self._runs, self._run_lengths, self._run_limits, strict=True):
+            if run >= length > 0:
+                text = f"{ratio:.1%} of the values are null, {run} windows in a row above {above:.1%}"
+                return self._breach("nulls", ratio, above, text)
         if ratio <= limit:
             self._null_wealth = _forgiven(self._null_wealth, self._threshold)
         elif self._null_wealth.log_r >= self._threshold or self._bursts >= 2:

@@ -35,6 +35,8 @@ class FeatureReference:
     """Share of the model's quality that hangs on it; any scale."""
     max_null_ratio: float | None = None
     """Share of nulls that the user's contract allows; None when it says nothing."""
+    derived_from: tuple[str, ...] = ()
+    """Of a projection, the columns that it watches the dependence of; empty for a column of the log."""
 
     def pooled(self) -> ColumnCounts:
         """All windows together."""
@@ -48,12 +50,15 @@ class FeatureReference:
             "role": self.role,
             "importance": self.importance,
             "max_null_ratio": self.max_null_ratio,
+            "derived_from": list(self.derived_from),
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         windows = tuple(ColumnCounts.from_json(window) for window in content["windows"])
-        return cls(**{**content, "bins": bins_from_json(content["bins"]), "windows": windows})
+        derived_from = tuple(content.get("derived_from", ()))
+        bins = bins_from_json(content["bins"])
+        return cls(**{**content, "bins": bins, "windows": windows, "derived_from": derived_from})
 
 
 class FeatureMonitor:

@@ -12,7 +12,9 @@ from ray_mlops.config import ColumnContract
 from ray_mlops.data.values import category_key
 from ray_mlops.monitoring.labels import KEY_COLUMNS
 from ray_mlops.statistics.bins import Bins, ColumnCounts
+from ray_mlops.statistics.projections import NO_PROJECTIONS, Projections
 
+_FEATURE = "features."
 SCORE = "prediction"
 """Name of the prediction among the columns that are counted."""
 
@@ -31,6 +33,8 @@ class Reference:
     """The champion: only its own predictions are counted as the score; None counts all."""
     max_ahead_us: int | None = None
     """Rows further ahead of their arrival than this are not counted; None counts all."""
+    projections: Projections = NO_PROJECTIONS
+    """Further columns, computed from the others; their bins are in ``bins``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ def build_handover(model: str, replica: str, sequence: int, rows: pa.Table, refe
     violations: dict[int, dict[str, int]] = {}
     for index in np.unique(windows).tolist():
         part = sound if (windows == index).all() else sound.filter(pa.array(windows == index))
-        counts[index] = count_columns(part, reference.bins, reference.version)
+        counts[index] = count_columns(part, reference.bins, reference.version, reference.projections)
         violations[index] = count_violations(part, reference.rules)
     return Handover(model, replica, sequence, reference.id, counts, key_columns(rows), violations)
 
@@ -101,7 +105,7 @@ def count_violations(rows: pa.Table, rules: Mapping[str, ColumnContract]) -> dic
     """Count the values of logged rows outside the declared range or domain, by column; nulls are none."""
     found: dict[str, int] = {}
     for name, rule in rules.items():
-        column = f"features.{name}"
+        column = f"{_FEATURE}{name}"
         if column not in rows.column_names:
             continue
         count = _num_outside(rows[column], rule)
@@ -131,24 +135,36 @@ def _domain(allowed: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return pa.array([category_key(value) for value in allowed], pa.string()).cast(kind)
 
 
-def count_columns(rows: pa.Table, bins: Mapping[str, Bins], version: str | None = None) -> dict[str, ColumnCounts]:
+def count_columns(
+    rows: pa.Table,
+    bins: Mapping[str, Bins],
+    version: str | None = None,
+    projections: Projections = NO_PROJECTIONS,
+) -> dict[str, ColumnCounts]:
     """Count the columns of logged rows that have bins; under ``SCORE`` the predictions of a version.
 
     Args:
         rows: Rows of the prediction log.
         bins: By column.
         version: Whose predictions are counted, of requests that were not pinned to it; None counts all.
+        projections: Columns to be computed from the others.
     """
     counted: dict[str, ColumnCounts] = {}
     for name, column_bins in bins.items():
         column = f"features.{name}"
         if name != SCORE and column in rows.column_names:
             counted[name] = ColumnCounts.of(column_bins, rows[column])
+    for name, values in projections.of(_features(rows)).items():
+        counted[name] = ColumnCounts.of(bins[name], values)
     own = rows if SCORE not in bins or version is None else own_rows(rows, version)
     if SCORE in bins and own.num_rows:
         scores = own["prediction"] if "prediction" in own.column_names else top_score(own)
         counted[SCORE] = ColumnCounts.of(bins[SCORE], scores)
     return counted
+
+
+def _features(rows: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return {name[len(_FEATURE) :]: rows[name] for name in rows.column_names if name.startswith(_FEATURE)}
 
 
 def own_rows(rows: pa.Table, version: str) -> pa.Table:

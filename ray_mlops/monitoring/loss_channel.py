@@ -9,7 +9,7 @@ import numpy as np
 from ray_mlops.monitoring.window_channels import WINDOW_STAKES, AccumulatingChannel, mean_with_margin
 from ray_mlops.statistics.accumulate import combine
 from ray_mlops.statistics.betting import BetAboveMean
-from ray_mlops.statistics.windows import normal_scores, restart_log_e, t_log_e
+from ray_mlops.statistics.windows import NormalScores, restart_log_e, t_log_e
 
 LossWindow = tuple[int, float, float]
 """Rows, sum of losses in [0, 1], sum of their squares."""
@@ -40,6 +40,7 @@ class LossChannel:
         self._between = max(float(means.var()) - sampling, 0.0)
         self._usual = self._between + sampling
         self._reference = np.array([self._levelled(window) for window in windows])
+        self._scale = NormalScores(self._reference, floor=tolerance / 2.0)
         self._bet = BetAboveMean(min(max(mean_with_margin(means) + tolerance, 1e-6), 0.999), WINDOW_STAKES)
         self._bets = AccumulatingChannel(len(WINDOW_STAKES))
         self._current: list[float] = []
@@ -88,10 +89,8 @@ class LossChannel:
         self._bets.restore(content["bets"])
 
     def _by_start(self) -> Any:
-        floor = self._tolerance / 2.0
-        known = normal_scores(self._reference, self._reference, floor)
-        shifted = normal_scores(self._reference, np.array(self._current) - self._tolerance, floor)
-        return t_log_e(known, shifted, upward=True)
+        shifted = self._scale.of(np.array(self._current) - self._tolerance)
+        return t_log_e(self._scale.of(self._reference), shifted, upward=True)
 
     def _levelled(self, losses: LossWindow) -> float:
         """Return a window's mean, drawn to the centre where fewer rows than usual make it less certain."""

@@ -314,7 +314,8 @@ class ModelMonitor:
         for window in np.unique(windows).tolist():
             if closed is None or window > closed:
                 part = sound.filter(pa.array(windows == window))
-                counts = count_columns(part, self.reference.bins, self.reference.version)
+                held = self.reference
+                counts = count_columns(part, held.bins, held.version, held.projections)
                 self._count(window, counts, count_violations(part, self.reference.rules))
         self._take(key_columns(sound))
 

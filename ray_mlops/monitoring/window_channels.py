@@ -19,7 +19,14 @@ from ray_mlops.statistics.accumulate import RestartMixture, ShiryaevRoberts
 from ray_mlops.statistics.betting import BetAboveMean
 from ray_mlops.statistics.bins import Bins, ColumnCounts, NumericBins
 from ray_mlops.statistics.rows import RowBets, mid_ranks, reference_error
-from ray_mlops.statistics.windows import conformal_log_e, normal_scores, restart_log_e, t_log_e
+from ray_mlops.statistics.windows import (
+    NormalScores,
+    conformal_log_e,
+    independent_parts,
+    persistence,
+    restart_log_e,
+    t_log_e,
+)
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -118,7 +125,9 @@ class LocationChannel:
         self._between = np.maximum(raw.var(axis=0) - sampling, 0.0) if usable else np.zeros(len(self._row_scores))
         self._usual = self._between + sampling
         self._reference = np.array([self._levelled(window) for window in usable]).reshape(raw.shape)
+        self._scales = [NormalScores(column, _FLOOR) for column in self._reference.T] if usable else []
         self._reference_scores = self._standardised(self._reference)
+        self._persistence = persistence(self._reference_scores) if usable else np.zeros(len(self._row_scores))
         self._current: list[list[float]] = []
         self._evidence: FloatArray | None = None
 
@@ -154,15 +163,16 @@ class LocationChannel:
             current = np.array(self._current).reshape(-1, self._reference.shape[1])
             if len(self._reference) == 0 or len(current) == 0:
                 return np.zeros(len(current))
-            self._evidence = t_log_e(self._reference_scores, current)
+            scores = np.concatenate((self._reference_scores, current))
+            parts = independent_parts(scores, self._persistence)
+            self._evidence = t_log_e(parts[: len(self._reference)], parts[len(self._reference) :])
         return self._evidence
 
     def _standardised(self, means: FloatArray) -> FloatArray:
         """Return window means [n, J] as normal scores of the reference's."""
-        if not len(self._reference):
+        if not self._scales:
             return means
-        columns = zip(self._reference.T, means.T, strict=True)
-        return np.stack([normal_scores(known, values, _FLOOR) for known, values in columns], axis=1)
+        return np.stack([scale.of(column) for scale, column in zip(self._scales, means.T, strict=True)], axis=1)
 
     def _means(self, counts: ColumnCounts) -> FloatArray:
         inside = counts.counts[:-1]

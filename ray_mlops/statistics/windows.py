@@ -5,7 +5,8 @@ gives one number, and what windows usually differ by is learned from reference w
 that the reference is finite: it is never taken for the truth.
 """
 
-from math import log
+from dataclasses import dataclass, field
+from math import comb, log
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def t_log_e(reference: Any, current: Any, *, upward: bool = False) -> FloatArray
     and variance. The alternative with start s: windows from s on have moved by d standard deviations, with a
     normal prior on d. Mean and variance are integrated out with their right Haar prior, so the e-process is
     exact at every time without knowing either, however short the reference is; it does not change when the
-    numbers are scaled or shifted. Heavy tails break it: see ``normal_scores``.
+    numbers are scaled or shifted. Heavy tails break it: see ``NormalScores``.
 
     Args:
         reference: Numbers of the reference windows [W], or of several series [W, J].
@@ -80,31 +81,106 @@ def _t_part(
     return np.asarray(np.where(information > 0.0, evidence, 0.0), dtype=np.float64)
 
 
-def normal_scores(reference: Any, values: Any, floor: float) -> FloatArray:
-    """Return window numbers on a scale on which the reference windows are normal, with tails cut off.
+@dataclass(frozen=True, slots=True, eq=False)
+class NormalScores:
+    """A scale on which the numbers of reference windows are normal, with tails cut off.
 
     Numbers within the reference's range get the normal quantile of their rank, those beyond it a little more
     than the outermost, by at most ``_TAIL_SD``: so that one storm is not proof of a change, as it would be for a
     test that believes in normal tails.
 
     Args:
-        reference: Numbers of the reference windows [W].
-        values: The numbers to convert [n].
+        reference: Numbers of the reference windows [W], W >= 1.
         floor: A reference with a smaller standard deviation than this counts as if it had this one.
 
     Example:
-        >>> normal_scores([1.0, 2.0, 3.0], [2.0, 1e9], floor=0.0).round(2).tolist()
+        >>> NormalScores([1.0, 2.0, 3.0], floor=0.0).of([2.0, 1e9]).round(2).tolist()
         [0.0, 2.57]
     """
-    x, known = np.asarray(values, dtype=np.float64), np.sort(np.asarray(reference, dtype=np.float64))
-    deviation = float(known.std())
-    unit = max(deviation, floor)
-    if not unit > 0.0:
-        return np.asarray(np.sign(x - known[0]) * _TAIL_SD, dtype=np.float64)
-    points, index = np.unique(known, return_inverse=True)
-    quantiles = np.bincount(index, ndtri((np.arange(len(known)) + 0.5) / len(known))) / np.bincount(index)
-    beyond = np.clip((x - np.clip(x, known[0], known[-1])) / unit, -_TAIL_SD, _TAIL_SD)
-    return np.asarray(np.interp(x, points, quantiles) * min(deviation / unit, 1.0) + beyond, dtype=np.float64)
+
+    reference: Any
+    floor: float
+    _points: FloatArray = field(init=False, repr=False)
+    _quantiles: FloatArray = field(init=False, repr=False)
+    _unit: float = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        known = np.sort(np.asarray(self.reference, dtype=np.float64))
+        deviation = float(known.std())
+        unit = max(deviation, self.floor)
+        points, index = np.unique(known, return_inverse=True)
+        normal = ndtri((np.arange(len(known)) + 0.5) / len(known))
+        quantiles = np.bincount(index, normal) / np.bincount(index)
+        object.__setattr__(self, "_points", points)
+        object.__setattr__(self, "_quantiles", quantiles * min(deviation / unit, 1.0) if unit > 0.0 else quantiles)
+        object.__setattr__(self, "_unit", unit)
+
+    def of(self, values: Any) -> FloatArray:
+        """Return the scores of numbers [n]."""
+        x = np.asarray(values, dtype=np.float64)
+        low, high = self._points[0], self._points[-1]
+        if not self._unit > 0.0:
+            return np.asarray(np.sign(x - low) * _TAIL_SD, dtype=np.float64)
+        beyond = (np.maximum(x - high, 0.0) + np.minimum(x - low, 0.0)) / self._unit
+        beyond = np.minimum(np.maximum(beyond, -_TAIL_SD), _TAIL_SD)
+        return np.asarray(np.interp(x, self._points, self._quantiles) + beyond, dtype=np.float64)
+
+
+def persistence(scores: Any, doubt_se: float = 0.5) -> FloatArray:
+    """Return how much of a window's normal score is in the next one's too, at the most, in [0, 0.9] [J].
+
+    The lag-one autocorrelation of the reference windows, its bias taken off, plus what it may be off by:
+    windows that are taken for independent and are not, are proof of anything in the end.
+
+    Args:
+        scores: Normal scores of the reference windows, in order of time [W, J].
+        doubt_se: Standard errors to add.
+
+    Example:
+        >>> calm = np.sin(np.arange(60.0) / 9.0)[:, None]
+        >>> wild = calm * (-1.0) ** np.arange(60.0)[:, None]
+        >>> bool(persistence(calm)[0] > 0.8), persistence(wild).tolist()
+        (True, [0.0])
+    """
+    x = np.asarray(scores, dtype=np.float64)
+    x = x - x.mean(axis=0)
+    squares, products = (x**2).sum(axis=0), (x[1:] * x[:-1]).sum(axis=0)
+    lag_one = np.divide(products, squares, out=np.zeros_like(squares), where=squares > 0.0)
+    unbiased = lag_one + (1.0 + 3.0 * lag_one) / len(x)
+    return np.asarray(np.clip(unbiased + doubt_se / np.sqrt(len(x)), 0.0, 0.9), dtype=np.float64)
+
+
+def independent_parts(scores: Any, persistence: Any) -> FloatArray:
+    """Return what is new in each window's scores [n, J]: independent where the scores are a Gaussian AR(1).
+
+    Args:
+        scores: In order of time [n, J].
+        persistence: As ``persistence`` returns it [J].
+    """
+    x, rho = np.asarray(scores, dtype=np.float64), np.asarray(persistence, dtype=np.float64)
+    new = (x[1:] - rho * x[:-1]) / np.sqrt(1.0 - rho**2)
+    return np.concatenate((x[:1], new))
+
+
+def decisive_run(num_windows: int, rank: int, num_steps: float) -> int:
+    """Return how many windows in a row must lie above the ``rank``-th highest of the reference's to be proof.
+
+    Exchangeable windows do so at a given moment with a probability of at most ``1 / num_steps``, exactly, whatever
+    they are distributed like. It is found at once where a bet on the mean must first outgrow the rarest outage.
+
+    Args:
+        num_windows: Windows of the reference, at least ``rank``.
+        rank: 1 for the highest.
+        num_steps: Mean number of windows between false alarms.
+
+    Example:
+        >>> decisive_run(60, 1, 12_000), decisive_run(60, 3, 12_000), decisive_run(20, 1, 12_000)
+        (3, 4, 5)
+    """
+    length = 1
+    while comb(rank - 1 + length, length) * num_steps > comb(num_windows + length, length):
+        length += 1
+    return length
 
 
 def conformal_log_e(score: float, calibration: Any, u: float) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from ray_mlops.statistics.windows import conformal_log_e, normal_scores, restart_log_e, t_log_e
+from ray_mlops.statistics.windows import NormalScores, conformal_log_e, restart_log_e, t_log_e
 
 
 def integrated(x, start, sd, upward):
@@ -94,26 +94,25 @@ def test_upward_ignores_an_improvement():
 
 def test_normal_scores_are_normal_inside_and_bounded_outside():
     reference = np.exp(np.random.default_rng(3).normal(size=200))
-    z = normal_scores(reference, reference, floor=0.0)
+    z = NormalScores(reference, floor=0.0).of(reference)
     assert abs(z.mean()) < 1e-9
     assert z.std() == pytest.approx(1.0, abs=0.03)
-    assert normal_scores(reference, [1e12, -1e12], 0.0).tolist() == [z.max() + 1.6, z.min() - 1.6]
-    assert np.all(np.diff(normal_scores(reference, np.linspace(-1, 20, 100), 0.0)) >= 0)
+    assert NormalScores(reference, 0.0).of([1e12, -1e12]).tolist() == [z.max() + 1.6, z.min() - 1.6]
+    assert np.all(np.diff(NormalScores(reference, 0.0).of(np.linspace(-1, 20, 100))) >= 0)
 
 
 def test_normal_scores_of_a_constant_reference_respect_the_floor():
-    assert normal_scores([5.0] * 9, [5.0, 5.01], floor=0.1).tolist() == pytest.approx([0.0, 0.1])
-    assert normal_scores([5.0] * 9, [4.0, 5.0, 6.0], floor=0.0).tolist() == [-1.6, 0.0, 1.6]
-    quiet = normal_scores([0.50, 0.501, 0.499], [0.502], floor=0.05)
+    assert NormalScores([5.0] * 9, floor=0.1).of([5.0, 5.01]).tolist() == pytest.approx([0.0, 0.1])
+    assert NormalScores([5.0] * 9, floor=0.0).of([4.0, 5.0, 6.0]).tolist() == [-1.6, 0.0, 1.6]
+    quiet = NormalScores([0.50, 0.501, 0.499], floor=0.05).of([0.502])
     assert quiet[0] < 0.2
 
 
 def test_one_storm_is_no_proof():
     reference = np.random.default_rng(4).normal(size=60)
     raw = restart_log_e(t_log_e(reference, [0.1] * 10 + [12.0]))
-    tame = restart_log_e(
-        t_log_e(normal_scores(reference, reference, 0), normal_scores(reference, [0.1] * 10 + [12.0], 0))
-    )
+    scale = NormalScores(reference, 0.0)
+    tame = restart_log_e(t_log_e(scale.of(reference), scale.of([0.1] * 10 + [12.0])))
     assert raw > log(100) > log(20) > tame
 
 
