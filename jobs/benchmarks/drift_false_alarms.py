@@ -60,21 +60,21 @@ def run(name: str, seed: int) -> Quiet:
 
 
 def _independent(rng: np.random.Generator) -> Quiet:
-    return _monitored(independent_rows(flight_days(), rng, 60 + WINDOWS, ROWS), CONFIG)
+    return monitored(independent_rows(flight_days(), rng, 60 + WINDOWS, ROWS), CONFIG)
 
 
 def _days(rng: np.random.Generator) -> Quiet:
-    return _monitored(permuted_days(flight_days(), rng), CONFIG)
+    return monitored(permuted_days(flight_days(), rng), CONFIG)
 
 
 def _rows_at_tolerance(rng: np.random.Generator) -> Quiet:
     """Rows of every column are ``tolerance`` away from the reference's distribution, in total variation."""
-    return _monitored(_all_at_tolerance(rng, FEW), ROW_LEVEL)
+    return monitored(_all_at_tolerance(rng, FEW), ROW_LEVEL)
 
 
 def _warming_up_at_tolerance(rng: np.random.Generator) -> Quiet:
     """The same from a short reference: windows at the tolerance join it, and then the window is the unit."""
-    return _monitored(_all_at_tolerance(rng, CONFIG.reference.min_windows // 2), CONFIG)
+    return monitored(_all_at_tolerance(rng, CONFIG.reference.min_windows // 2), CONFIG)
 
 
 def _all_at_tolerance(rng: np.random.Generator, num_reference: int) -> Stream:
@@ -128,7 +128,8 @@ STREAMS = {
 """By the name in the table."""
 
 
-def _monitored(stream: Stream, config: MonitoringConfig) -> Quiet:
+def monitored(stream: Stream, config: MonitoringConfig) -> Quiet:
+    """Watch a stream until an alarm, or to its end."""
     notice = None
     for verdict in verdicts(stream, config):
         if notice is None and verdict.notices:

@@ -213,3 +213,33 @@ def test_fit_window_length_comes_from_the_configuration() -> None:
 def test_fit_no_rows_is_an_error() -> None:
     with pytest.raises(DataError, match="no rows"):
         fit_features_and_profile(rows().slice(0, 0), config(), monitoring())
+
+
+def linked(n: int = 3000) -> pa.Table:
+    rng = np.random.default_rng(3)
+    hours = rng.uniform(1, 9, n)
+    times = pa.array(rng.integers(0, 30 * DAY_US, n), pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    return pa.table({"hours": hours, "km": 500 * hours + rng.normal(0, 90, n), "again": hours + 1.0, "at": times})
+
+
+def test_profile_freezes_how_columns_hang_together() -> None:
+    features = [FeatureConfig(name="hours"), FeatureConfig(name="km"), FeatureConfig(name="again", role="calendar")]
+    data = DataConfig(source=SourceConfig(path="x"), target="y", task="binary", event_time="at")
+    _, profile, _ = fit_features_and_profile(linked(), data, MonitoringConfig(), features=features)
+    (member,) = profile.joint.projections.members
+    assert {member.target, *member.explained_by} == {"hours", "km"}  # no calendar column has a part in it
+    assert sum(counts.n for counts in profile.joint.columns[member.name].windows.values()) == 3000
+    assert profile.joint.without({"km"}).columns == {}
+    off = MonitoringConfig(joint_projections=0)
+    _, without, _ = fit_features_and_profile(linked(), data, off, features=features)
+    assert without.joint.columns == {}
+
+
+def test_profile_with_and_without_joint_part_is_read() -> None:
+    features = [FeatureConfig(name="hours"), FeatureConfig(name="km")]
+    data = DataConfig(source=SourceConfig(path="x"), target="y", task="binary", event_time="at")
+    _, profile, _ = fit_features_and_profile(linked(), data, MonitoringConfig(), features=features)
+    stored = json.loads(json.dumps(profile.to_json()))
+    assert ReferenceProfile.from_json(stored).joint == profile.joint
+    del stored["joint"]  # as an older release wrote it
+    assert ReferenceProfile.from_json(stored).joint.columns == {}

@@ -9,9 +9,11 @@ from scipy.stats import chi2_contingency
 
 from ray_mlops.config import MonitoringConfig
 from ray_mlops.monitoring.channels import DatasetMonitor, FeatureReference
+from ray_mlops.monitoring.combination import column_weights
 from ray_mlops.monitoring.feature import uniform
 from ray_mlops.monitoring.window_channels import LocationChannel
 from ray_mlops.statistics.bins import CategoricalBins, ColumnCounts, NumericBins
+from ray_mlops.statistics.projections import fit_projections
 
 ROWS, REFERENCE = 150, 40
 CONFIG = MonitoringConfig()
@@ -201,6 +203,95 @@ def test_importance_decides_how_soon():
     assert delays[0] < delays[1]
 
 
+# -- columns together -------------------------------------------------------------------------------------
+
+
+class Pair:
+    """Two columns of which one follows from the other, and a third; their projection is watched."""
+
+    def __init__(self, seed):
+        self.rng = np.random.default_rng(seed)
+        days = [self.day() for _ in range(REFERENCE)]
+        pooled = {name: np.concatenate([day[name] for day in days]) for name in days[0]}
+        self.projections = fit_projections(pooled, {}, 4)
+        (self.member,) = self.projections.members
+        pooled |= self.projections.of(pooled)
+        self.bins = {name: NumericBins.from_sample(values) for name, values in pooled.items()}
+        counted = [self.count(day) for day in days]
+        self.references = [
+            FeatureReference(
+                name,
+                bins,
+                tuple(day[name] for day in counted),
+                derived_from=(self.member.target, *self.member.explained_by) if name == self.member.name else (),
+            )
+            for name, bins in self.bins.items()
+        ]
+
+    def day(self):
+        hours = self.rng.gamma(4, 1, ROWS)
+        return {
+            "hours": hours,
+            "km": 500 * hours + self.rng.normal(0, 50, ROWS) + self.rng.normal(0, 20),
+            "rain": self.rng.exponential(size=ROWS) * self.rng.uniform(0.5, 1.5),
+        }
+
+    def count(self, day):
+        return {n: ColumnCounts.of(self.bins[n], v) for n, v in {**day, **self.projections.of(day)}.items()}
+
+    def feed(self, monitor, windows, change=lambda day, rng: day, first=0):
+        days = [self.count(change(self.day(), self.rng)) for _ in range(windows)]
+        return [monitor.update(first + window, day) for window, day in enumerate(days)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shuffle_that_leaves_every_column_as_it_was_is_found_and_the_pair_named(seed):
+    pair = Pair(seed)
+    monitor = DatasetMonitor(pair.references, None, [], CONFIG)
+    alone = DatasetMonitor([r for r in pair.references if not r.derived_from], None, [], CONFIG)
+    assert first_alarm(pair.feed(monitor, 20)) is None
+    mixed = pair.feed(monitor, 15, lambda day, rng: {**day, "km": rng.permutation(day["km"])}, first=20)
+    alarm = mixed[first_alarm(mixed) - 1]
+    assert alarm.guilty == (pair.member.name,)
+    assert {"hours", "km"} == set(pair.member.name.split("~"))
+    assert first_alarm(pair.feed(alone, 30, lambda day, rng: {**day, "km": rng.permutation(day["km"])})) is None
+
+
+def test_column_that_moved_is_named_and_not_its_projection():
+    pair = Pair(3)
+    monitor = DatasetMonitor(pair.references, None, [], CONFIG)
+    verdicts = pair.feed(monitor, 12, lambda day, rng: {**day, "hours": day["hours"] + 1.5})
+    assert "hours" in verdicts[-1].guilty
+    assert pair.member.name not in verdicts[-1].guilty
+    assert verdicts[-1].features[pair.member.name]["log_e"] > 0.0
+
+
+def test_projection_of_a_broken_column_gives_no_evidence_and_is_no_breach():
+    pair = Pair(4)
+    monitor = DatasetMonitor(pair.references, None, [], CONFIG)
+    pair.feed(monitor, 5)
+    before = monitor.view()["features"][pair.member.name]["log_e"]
+    verdicts = pair.feed(monitor, 6, lambda day, rng: {**day, "km": day["km"] * np.nan}, first=5)
+    assert verdicts[-1].breaches == ("km:empty", "km:nulls")
+    assert monitor.view()["features"][pair.member.name]["log_e"] == before
+
+
+def test_projections_share_a_fixed_part_of_the_inputs_weight():
+    references = Pair(5).references
+    weights = column_weights(references, None, 0.3, 0.1)
+    assert sum(weights.values()) == pytest.approx(1.0)
+    assert [weights[r.name] for r in references if r.derived_from] == pytest.approx([0.1])
+    assert column_weights(references[:3], None, 0.3, 0.1)[references[0].name] == pytest.approx(1 / 3)
+
+
+def test_reference_of_a_projection_survives_json_and_an_older_one_is_read():
+    reference = Pair(6).references[-1]
+    stored = json.loads(json.dumps(reference.to_json()))
+    assert FeatureReference.from_json(stored).derived_from == reference.derived_from != ()
+    del stored["derived_from"]
+    assert FeatureReference.from_json(stored).derived_from == ()
+
+
 # -- warming up -------------------------------------------------------------------------------------------
 
 
@@ -287,6 +378,22 @@ def test_nulls_are_judged_by_contract_by_evidence_and_by_jump():
     assert slow[-1] == {"temp:nulls"}
     jump = kinds(feed(stream.monitor(), stream, 2, {"temp": nulls(0.5)}))
     assert jump == [set(), {"temp:nulls"}]
+
+
+def test_run_of_nulls_is_a_breach_in_spite_of_an_outage_in_the_reference():
+    stream = Stream(16)
+    stream.reference[7] = stream.count(stream.day(shift={"temp": nulls(1.1)}))
+    monitor = stream.monitor()
+    assert not any(kinds(feed(monitor, stream, 10)))
+    found = kinds(feed(monitor, stream, 5, {"temp": nulls(0.2)}, first=10))
+    assert found[-1] == {"temp:nulls"}
+    assert not any(found[:3])
+    state = json.loads(json.dumps(monitor.to_json()))
+    again = stream.monitor()
+    again.restore(state)
+    assert kinds(feed(again, stream, 1, {"temp": nulls(0.2)}, first=15)) == [{"temp:nulls"}]
+    del state["columns"]["temp"]["faults"]["runs"]  # as an older release stored it
+    stream.monitor().restore(state)
 
 
 def test_column_that_is_often_null_may_stay_so():

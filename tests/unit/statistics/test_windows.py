@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from ray_mlops.statistics.windows import NormalScores, conformal_log_e, restart_log_e, t_log_e
+from ray_mlops.statistics.windows import (
+    NormalScores,
+    conformal_log_e,
+    decisive_run,
+    independent_parts,
+    persistence,
+    restart_log_e,
+    t_log_e,
+)
 
 
 def integrated(x, start, sd, upward):
@@ -114,6 +122,59 @@ def test_one_storm_is_no_proof():
     scale = NormalScores(reference, 0.0)
     tame = restart_log_e(t_log_e(scale.of(reference), scale.of([0.1] * 10 + [12.0])))
     assert raw > log(100) > log(20) > tame
+
+
+def largest(reference, current):
+    return max(restart_log_e(t_log_e(reference, current[:n])) for n in range(2, len(current) + 1, 4))
+
+
+@pytest.mark.parametrize("draw", ["standard_exponential", "standard_cauchy", "lognormal"])
+@pytest.mark.parametrize("num_reference", [20, 60])
+def test_scores_keep_alpha_whatever_windows_are_distributed_like(draw, num_reference):
+    tame, raw = 0, 0
+    for seed in range(60):
+        rng = np.random.default_rng([seed, num_reference])
+        x = getattr(rng, draw)(size=num_reference + 100)
+        reference, current = x[:num_reference], x[num_reference:]
+        scale = NormalScores(reference, 0.0)
+        tame += largest(scale.of(reference), scale.of(current)) >= log(20)
+        raw += largest(reference, current) >= log(20)
+    assert tame <= 7  # binomial(60, .05) exceeds 7 with probability 1 %
+    assert raw > 7 or draw == "standard_exponential"  # believing in normal tails does not
+
+
+def test_persistent_windows_would_alarm_and_their_new_parts_do_not():
+    whole, parts = 0, 0
+    for seed in range(100):
+        x = np.random.default_rng(seed).normal(size=140)
+        for i in range(1, len(x)):
+            x[i] = 0.6 * x[i - 1] + 0.8 * x[i]
+        new = independent_parts(x[:, None], persistence(x[:40, None]))
+        whole += largest(x[:40], x[40:]) >= log(20)
+        parts += largest(new[:40], new[40:]) >= log(20)
+    assert whole > 25
+    assert parts <= 10
+
+
+def test_new_parts_of_independent_windows_keep_most_of_a_shift():
+    kept = []
+    for seed in range(50):
+        x = np.random.default_rng(seed).normal(size=60)[:, None]
+        rho = persistence(x)
+        kept.append(float((1.0 - rho[0]) / np.sqrt(1.0 - rho[0] ** 2)))
+    assert np.median(kept) > 0.9
+    assert persistence(np.ones((9, 2))).tolist() == pytest.approx([0.5 / 3 + 1 / 9] * 2)  # a constant: no evidence
+
+
+def test_decisive_run_is_as_rare_as_it_says():
+    rng = np.random.default_rng(0)
+    for num_windows, rank, steps in ((10, 1, 50), (12, 3, 50)):
+        length = decisive_run(num_windows, rank, steps)
+        x = rng.random((40_000, num_windows + length))
+        limit = np.sort(x[:, :num_windows], axis=1)[:, -rank]
+        for run, is_rare in ((length, True), (length - 1, False)):
+            share = float((x[:, num_windows : num_windows + run].min(axis=1) > limit).mean())
+            assert (share <= 1.08 / steps) == is_rare
 
 
 def test_conformal_e_value_has_expectation_one():
