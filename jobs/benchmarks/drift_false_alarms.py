@@ -43,7 +43,7 @@ class Quiet:
 
 def measure(options: Options, report: Report) -> None:
     """Run each kind of stream many times."""
-    number = 40 if options.quick else 500
+    number = 20 if options.quick else 500
     with ProcessPoolExecutor(min(options.workers, 2)) as pool:
         rows = [_row(name, list(pool.map(partial(run, name), range(number), chunksize=4))) for name in STREAMS]
     worst = max(rows, key=lambda row: row["alarmed"])
