@@ -145,7 +145,7 @@ def _drift(event: LedgerEvent, done: str | None) -> Notice:
         since=f"about {moment(_change_us(event))}, the estimated change point. Raised {_window_end(event)}.",
         how_sure=describe_evidence(payload),
         which_features=f"{which}." if which else None,
-        what_was_done=done or "nothing is recorded yet; see 'ray-mlops monitor'.",
+        what_was_done=done or "nothing is recorded yet; see `ray-mlops monitor`.",
         to_do=what_to_do("alarm", page="drift"),
     )
     return _notice(event, "alarm", "critical", f"{model}: drift alarm on {name}" + (f": {named}" * bool(named)), text)

@@ -93,7 +93,7 @@ def missing_secret(variable: str) -> Attempt:
 def _beginning(response: httpx.Response, timeout_s: float) -> str:
     """The first bytes of an answer; a target that answers byte by byte for ever is left alone."""
     found, deadline = b"", time.monotonic() + timeout_s
-    for part in response.iter_raw():
+    for part in response.iter_bytes():
         found += part
         if len(found) >= _SHOWN_BYTES or time.monotonic() > deadline:
             break
