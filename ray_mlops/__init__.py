@@ -19,6 +19,7 @@ _EXPORTS = {
     "load_config": "ray_mlops.config",
     "run_pipeline": "ray_mlops.orchestration.pipeline",
     "undeploy": "ray_mlops.orchestration.deploy",
+    "verify_webhook": "ray_mlops.monitoring.notices.signature",
     "with_overrides": "ray_mlops.config",
 }
 

@@ -180,7 +180,7 @@ def rollout_plan(config: ProjectConfig, requests_per_day: float, labels_per_day:
 @json_option
 @click.pass_context
 def monitor(context: click.Context, path: str | None, assignments: tuple[str, ...], as_json: bool) -> None:
-    """Show what the monitor sees, or acknowledge a contract alarm."""
+    """Show what the monitor sees, acknowledge a contract alarm, or print alert rules and a dashboard."""
     context.obj = (path, assignments)
     if context.invoked_subcommand is not None:
         return
@@ -208,6 +208,22 @@ def monitor_ack(
 
         acknowledge(config, alarm, by=getpass.getuser())
     click.echo(f"acknowledged {alarm}")
+
+
+@monitor.command("rules")
+def monitor_rules() -> None:
+    """Print recording and alerting rules for Prometheus."""
+    from ray_mlops.monitoring.prometheus import read_rules  # after parsing
+
+    click.echo(read_rules(), nl=False)
+
+
+@monitor.command("dashboard")
+def monitor_dashboard() -> None:
+    """Print a dashboard for Grafana; import it and choose the Prometheus that scrapes the service."""
+    from ray_mlops.monitoring.prometheus import read_dashboard  # after parsing
+
+    click.echo(read_dashboard(), nl=False)
 
 
 @click.command()

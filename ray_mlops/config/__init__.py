@@ -5,6 +5,15 @@ from ray_mlops.config.demo import DemoConfig, ReplayConfig, SabotageConfig
 from ray_mlops.config.judgement import EvaluationConfig, FairnessConfig, GateConfig, LoadConfig, ParityConfig
 from ray_mlops.config.load import build_config, config_hash, json_schema, load_config, parse_overrides, with_overrides
 from ray_mlops.config.monitoring import BudgetConfig, LabelsConfig, MonitoringConfig, ReferenceConfig, RetrainingConfig
+from ray_mlops.config.notifications import (
+    EmailTarget,
+    NotificationsConfig,
+    RetryConfig,
+    Severity,
+    SlackTarget,
+    TargetConfig,
+    WebhookTarget,
+)
 from ray_mlops.config.project import ProjectConfig
 from ray_mlops.config.section import Section, format_duration, parse_duration
 from ray_mlops.config.serving import (
@@ -25,6 +34,7 @@ __all__ = [
     "ContractConfig",
     "DataConfig",
     "DemoConfig",
+    "EmailTarget",
     "EvaluationConfig",
     "FailedRequestsConfig",
     "FairnessConfig",
@@ -34,6 +44,7 @@ __all__ = [
     "LabelsConfig",
     "LoadConfig",
     "MonitoringConfig",
+    "NotificationsConfig",
     "ParityConfig",
     "PredictionLogConfig",
     "ProjectConfig",
@@ -41,17 +52,22 @@ __all__ = [
     "ReplayConfig",
     "RetentionConfig",
     "RetrainingConfig",
+    "RetryConfig",
     "RolloutConfig",
     "SabotageConfig",
     "Section",
     "ServingConfig",
+    "Severity",
     "ShadowConfig",
+    "SlackTarget",
     "SourceConfig",
     "SpaceConfig",
     "SplitConfig",
     "StoreConfig",
+    "TargetConfig",
     "TrainingConfig",
     "TuneConfig",
+    "WebhookTarget",
     "build_config",
     "config_hash",
     "format_duration",

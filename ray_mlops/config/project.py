@@ -8,6 +8,7 @@ from ray_mlops.config.data import DataConfig
 from ray_mlops.config.demo import DemoConfig
 from ray_mlops.config.judgement import EvaluationConfig, GateConfig
 from ray_mlops.config.monitoring import MonitoringConfig, RetrainingConfig
+from ray_mlops.config.notifications import NotificationsConfig
 from ray_mlops.config.section import Section
 from ray_mlops.config.serving import RolloutConfig, ServingConfig
 from ray_mlops.config.store import ClusterConfig, StoreConfig
@@ -32,4 +33,5 @@ class ProjectConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
     retraining: RetrainingConfig = RetrainingConfig()
+    notifications: NotificationsConfig = NotificationsConfig()
     demo: DemoConfig | None = None

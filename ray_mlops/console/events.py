@@ -8,6 +8,7 @@ from ray_mlops.ledger import LedgerEvent
 _SENTENCES = {
     "config.deployed": "configuration {hash}",
     "snapshot.created": "snapshot {snapshot}, {rows} rows",
+    "delivery.given_up": "{target} was not told of {kind}: {reason}",
     "data.forgotten": "{by} had {ids} ids forgotten: {predictions} predictions, {labels} labels",
     "version.registered": "version {version} {gate_word}: {gate_reason}",
     "version.refused": "refused by the gate: {gate_reason}",
@@ -20,6 +21,7 @@ _SENTENCES = {
     "rollout.commanded": "{command} by {by}: {reason}",
     "retrain.requested": "retraining requested by {by}: {reason}",
     "retrain.decided": "retrain ({action}): {reason}",
+    "retrain.withheld": "not retrained: {reason}",
     "retrain.submitted": "attempt {attempt} submitted",
     "retrain.finished": "retraining {outcome}: {reason}",
     "monitor.epoch": "version {version} is watched from now on",
@@ -54,7 +56,7 @@ def tone_of(event: LedgerEvent) -> str:
     """Return `good`, `bad` or an empty text."""
     payload = event.payload
     match event.kind:
-        case "monitor.alarm" | "version.refused":
+        case "monitor.alarm" | "version.refused" | "delivery.given_up":
             return "bad"
         case "rollout.moved":
             return "bad" if payload.get("to") in _BAD_STATES else "good" if payload.get("to") == "promoted" else ""

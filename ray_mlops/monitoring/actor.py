@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +19,10 @@ from ray_mlops.errors import NotFoundError, RayMLOpsError
 from ray_mlops.ledger import Ledger, current_routes
 from ray_mlops.monitoring.exposition import exposition
 from ray_mlops.monitoring.handover import Handover, Receipt, Reference, build_handover
+from ray_mlops.monitoring.notices.exposition import expose_notifications
+from ray_mlops.monitoring.notices.notifier import Notifier
 from ray_mlops.monitoring.service import MonitorService
+from ray_mlops.runtime.addresses import recorded_url
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.prediction_log.compaction import compact
 from ray_mlops.serving.protocol import MONITOR_ACTOR, NAMESPACE, LabelRecord
@@ -41,6 +45,8 @@ class MonitorActor:
         factory = getattr(importlib.import_module(module), name)
         self._files = Files(config.root_uri)
         self._service = MonitorService(self._ledger, self._files, factory(config))
+        self._notifier = Notifier(self._ledger, self._files, partial(recorded_url, config))
+        self._notifier.start()  # here, not in `start`: a restarted actor that nobody calls has notices to send
         self._started = False
 
     async def start(self) -> None:
@@ -92,7 +98,8 @@ class MonitorActor:
 
     async def metrics(self) -> str:
         await self.start()
-        return exposition({model: self._service.view(model) for model in self._service.models()})
+        views = {m: {**self._service.view(m), "rollout": self._service.rollout(m)} for m in self._service.models()}
+        return exposition(views) + expose_notifications(self._notifier.states())
 
     async def request_retraining(
         self, model: str, key: str, by: str, reason: str, action: RetrainAction | None = None

@@ -208,7 +208,8 @@ class DatasetMonitor:
         guilty = list(self.guilty())
         reason = f"drift in {', '.join(guilty)}" if guilty else "no drift"
         evidence = {"log_e": self.log_e, "limit": self._limit, "change_point": self.change_point()}
-        return {**evidence, "guilty": guilty, "reason": reason}
+        columns = {column: self._summary(self._columns[column]) for column in guilty}
+        return {**evidence, "guilty": guilty, "columns": columns, "reason": reason}
 
     def view(self) -> dict[str, Any]:
         """Everything, for people: each column's evidence by channel and its distances from the reference."""

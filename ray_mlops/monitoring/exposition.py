@@ -1,9 +1,12 @@
 """The monitor's Prometheus metrics, rendered from its views."""
 
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from ray_mlops.monitoring.policy import Outcome
 
 
 def exposition(views: Mapping[str, Mapping[str, Any]]) -> str:
@@ -21,7 +24,12 @@ def exposition(views: Mapping[str, Mapping[str, Any]]) -> str:
     labels = gauge("monitor_labels", "Labels by what became of them.", "state")
     loss = gauge("monitor_loss_ratio", "Mean bounded loss of the newest matured window.", "kind")
     evidence = gauge("monitor_log_evidence", "Log e-value against no drift, by feature.", "feature")
+    coverage = gauge("monitor_label_coverage_ratio", "Share of labelled rows in the newest matured window.")
     flight = gauge("retraining_in_flight", "1 while a retraining job runs.")
+    blocked = gauge("retraining_blocked", "1 while a contract breach that nobody has acknowledged blocks retraining.")
+    outcomes = gauge("retrainings", "Retrainings by what they came to, since the model's beginning.", "outcome")
+    stage = gauge("rollout_stage", "1 for the stage of the newest rollout.", "version", "stage")
+    weight = gauge("candidate_weight_ratio", "The candidate's share of traffic.")
     for model, view in views.items():
         rows.labels(model).set(view["rows"])
         late.labels(model).set(view["late_rows"])
@@ -35,8 +43,23 @@ def exposition(views: Mapping[str, Mapping[str, Any]]) -> str:
         _set_loss(loss, model, view["performance"])
         for name, feature in view["drift"].get("features", {}).items():
             evidence.labels(model, name).set(feature["log_e"])
-        flight.labels(model).set(view["retraining"]["in_flight"] is not None)
+        _set_coverage(coverage, model, view["performance"])
+        retraining, rollout = view["retraining"], view.get("rollout")
+        flight.labels(model).set(retraining["in_flight"] is not None)
+        blocked.labels(model).set(bool(retraining.get("blocked")))
+        ended = Counter(retraining["outcomes"].values())
+        for outcome in get_args(Outcome):
+            outcomes.labels(model, outcome).set(ended[outcome])
+        weight.labels(model).set(0.0 if rollout is None else rollout["weight"])
+        if rollout is not None:
+            stage.labels(model, rollout["version"], rollout["stage"]).set(1)
     return generate_latest(registry).decode()
+
+
+def _set_coverage(gauge: Gauge, model: str, performance: list[dict[str, Any]]) -> None:
+    matured = [window for window in performance if window["rows"]]
+    if matured:
+        gauge.labels(model).set(matured[-1]["labelled"] / matured[-1]["rows"])
 
 
 def _set_loss(gauge: Gauge, model: str, performance: list[dict[str, Any]]) -> None:

@@ -30,10 +30,15 @@ class ModelRecord:
             self.history = fold_history(self._retraining)
         return self.history
 
-    def is_rollout_active(self) -> bool:
-        """Whether a candidate is on trial now."""
+    def read_rollout(self) -> RolloutState | None:
+        """The newest rollout as it stands now; None before the first."""
         fresh = self._ledger.read(f"{self._model}/rollout", after_seq=self._rollout_seq)
         if fresh:
             self._rollout_seq = fresh[-1].seq
             self._rollout = fold_rollout(fresh, self._rollout)
-        return self._rollout is not None and not self._rollout.is_over
+        return self._rollout
+
+    def is_rollout_active(self) -> bool:
+        """Whether a candidate is on trial now."""
+        rollout = self.read_rollout()
+        return rollout is not None and not rollout.is_over

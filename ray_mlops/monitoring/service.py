@@ -7,7 +7,7 @@ checkpointed at each closed window. It may be killed anywhere and resumes with t
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from ray_mlops.config.monitoring import RetrainAction
 from ray_mlops.errors import MonitoringError, NotFoundError, RayMLOpsError
-from ray_mlops.ledger import Ledger
+from ray_mlops.ledger import Ledger, LedgerEvent
+from ray_mlops.monitoring.alarms import ACKNOWLEDGED, RAISED, AlarmBook, AlarmChange
 from ray_mlops.monitoring.epoch import Epoch, begin_epoch
 from ray_mlops.monitoring.handover import Handover, Receipt, Reference
 from ray_mlops.monitoring.monitor import WindowReport
@@ -39,11 +40,9 @@ logger = logging.getLogger(__name__)
 class _Model:
     epoch: Epoch
     record: ModelRecord
+    alarms: AlarmBook
     verdict: str = ""
     """Why nothing is retrained now."""
-    acknowledged: frozenset[str] = frozenset()
-    raised: set[str] = field(default_factory=set)
-    """Keys of alarms that are known to be in the ledger."""
 
 
 class MonitorService:
@@ -70,8 +69,7 @@ class MonitorService:
         checkpoint = self._load_checkpoint(model)
         epoch = begin_epoch(model, self._ledger, self._files, checkpoint)
         self._commit_epoch(model, epoch)
-        acknowledged = self._read_acknowledged(model, epoch.reference.id)
-        self._models[model] = _Model(epoch, ModelRecord(self._ledger, model), acknowledged=acknowledged)
+        self._models[model] = _Model(epoch, ModelRecord(self._ledger, model), self._read_alarms(model, epoch))
         logger.info("watching model=%s version=%s reference=%s", model, epoch.version, epoch.reference.id)
         self._advance(model)
 
@@ -119,7 +117,7 @@ class MonitorService:
             return
         closed = watched.epoch.monitor.checkpoint()
         watched.epoch = begin_epoch(model, self._ledger, self._files, closed)
-        watched.acknowledged, watched.raised = frozenset(), set()
+        watched.alarms = self._read_alarms(model, watched.epoch)
         self._commit_epoch(model, watched.epoch)
 
     def _commit_epoch(self, model: str, epoch: Epoch) -> None:
@@ -134,33 +132,30 @@ class MonitorService:
     # -- decisions ------------------------------------------------------------------------------------
 
     def _record_alarms(self, model: str, report: WindowReport) -> None:
-        """Commit what is newly raised; an alarm is raised once in an epoch."""
+        """Commit what is newly raised, and which breaches have cleared."""
         watched = self._model(model)
-        reference = watched.epoch.reference
-        event_us = (report.window + 1) * reference.window_us
-        raised = [("drift", name) for name in report.alarms] + [("contract", name) for name in report.breaches]
-        for level, name in raised:
-            key = f"{model}/monitor/{reference.id}/{level}/{name}"
-            if key in watched.raised:
-                continue
-            watched.raised.add(key)
-            if self._ledger.get(key) is not None:
-                continue
-            detail = watched.epoch.monitor.dataset.describe(name)
-            payload = {"alarm": f"{level}:{name}", "level": level, "name": name, "window": report.window, **detail}
-            payload |= {"version": report.version, "reference": reference.id}
-            self._ledger.append(f"{model}/monitor", "monitor.alarm", key, payload, event_time=event_us)
-            logger.warning("raised alarm model=%s level=%s name=%s window=%d", model, level, name, report.window)
+        reference, dataset = watched.epoch.reference, watched.epoch.monitor.dataset
+        for change in watched.alarms.changes(report.window, report.alarms, report.breaches):
+            payload = {"alarm": change.alarm, "level": change.level, "name": change.name, "window": report.window}
+            payload |= {"version": report.version, "reference": reference.id, "window_us": reference.window_us}
+            detail = dataset.describe(change.name) if change.kind == RAISED else {}
+            event = self._append(model, change, {**payload, **detail}, report)
+            watched.alarms.apply([event])
+            logger.warning("%s model=%s alarm=%s window=%d", change.kind, model, change.alarm, report.window)
+
+    def _append(self, model: str, change: AlarmChange, payload: dict[str, Any], report: WindowReport) -> LedgerEvent:
+        event_us = (report.window + 1) * self._model(model).epoch.reference.window_us
+        return self._ledger.append(f"{model}/monitor", change.kind, change.key, payload, event_time=event_us)
 
     def _consider_retraining(self, model: str, report: WindowReport) -> None:
         watched = self._model(model)
         signals = self._signals(model, report)
         config = watched.epoch.config
         outcome = decide_retrain(signals, watched.record.read_history(), config.monitoring, config.retraining)
-        if isinstance(outcome, NoRetrain):
-            watched.verdict = outcome.reason
-            return
         watched.verdict = outcome.reason
+        if isinstance(outcome, NoRetrain):
+            self._record_withheld(model, report, outcome)
+            return
         stream = f"{model}/retrain"
         payload = outcome.to_json()
         self._ledger.append(stream, "retrain.decided", outcome.decision_id, payload, event_time=outcome.as_of_us)
@@ -169,6 +164,18 @@ class MonitorService:
             self.supervise(model)
         except (RayMLOpsError, OSError) as error:  # the decision stands, and is supervised again
             logger.warning("could not submit retraining id=%s error=%s", outcome.decision_id, error)
+
+    def _record_withheld(self, model: str, report: WindowReport, outcome: NoRetrain) -> None:
+        """Commit why an alarm that was raised in this window does not lead to a retraining."""
+        watched = self._model(model)
+        if not watched.alarms.has_news(report.window):
+            return
+        reference = watched.epoch.reference
+        key = f"{model}/retrain/withheld/{reference.id}/{report.window}"
+        payload: dict[str, Any] = {"reason": outcome.reason, "blocked": outcome.blocked, "window": report.window}
+        payload |= {"alarms": list(report.alarms), "breaches": list(report.breaches)}
+        event_us = (report.window + 1) * reference.window_us
+        self._ledger.append(f"{model}/retrain", "retrain.withheld", key, payload, event_time=event_us)
 
     def _signals(self, model: str, report: WindowReport) -> Signals:
         watched = self._model(model)
@@ -182,7 +189,7 @@ class MonitorService:
             watermark_us=(report.window + 1) * window_us,
             window_us=window_us,
             alarms=report.alarms,  # type: ignore[arg-type]
-            breaches=tuple(name for name in report.breaches if f"contract:{name}" not in watched.acknowledged),
+            breaches=watched.alarms.unacknowledged(report.breaches),
             change_point_us=None if change is None else change * window_us,
             labelled_rows=epoch.monitor.labelled_rows(),
             source_rows=epoch.source_rows,
@@ -246,15 +253,14 @@ class MonitorService:
     def acknowledge(self, model: str, alarm: str, by: str) -> None:
         """Let a person say that a contract alarm is understood, so that retraining is no longer blocked."""
         watched = self._model(model)
-        reference = watched.epoch.reference
         name = alarm.removeprefix("contract:")
-        if self._ledger.get(f"{model}/monitor/{reference.id}/contract/{name}") is None:
+        key = watched.alarms.acknowledgement_key(f"contract:{name}")
+        if key is None:
             up = sorted(watched.epoch.monitor.dataset.breaches())
             raise NotFoundError(f"no contract alarm {alarm!r}", model, f"contract alarms that are up: {up}")
-        key = f"{model}/monitor/{reference.id}/acknowledged/{name}"
-        payload = {"alarm": f"contract:{name}", "by": by, "reference": reference.id}
-        self._ledger.append(f"{model}/monitor", "monitor.acknowledged", key, payload)
-        watched.acknowledged |= {f"contract:{name}"}
+        payload = {"alarm": f"contract:{name}", "by": by, "reference": watched.epoch.reference.id}
+        event = self._ledger.append(f"{model}/monitor", ACKNOWLEDGED, key, payload)
+        watched.alarms.apply([event])
 
     # -- what others ask ------------------------------------------------------------------------------
 
@@ -267,8 +273,14 @@ class MonitorService:
             "decisions": len(watched.record.history.decisions),
             "outcomes": dict(watched.record.history.outcomes),
             "policy": watched.verdict,
+            "blocked": bool(watched.alarms.unacknowledged(watched.epoch.monitor.dataset.breaches())),
         }
         return {"model": model, **watched.epoch.monitor.view(), "retraining": retraining}
+
+    def rollout(self, model: str) -> dict[str, Any] | None:
+        """The newest rollout, as the ledger tells it; None before the first."""
+        rollout = self._model(model).record.read_rollout()
+        return None if rollout is None else {n: getattr(rollout, n) for n in ("stage", "version", "weight")}
 
     def status(self, model: str) -> dict[str, Any]:
         """The few fields that a client polls."""
@@ -304,9 +316,10 @@ class MonitorService:
 
     # -- storage --------------------------------------------------------------------------------------
 
-    def _read_acknowledged(self, model: str, reference_id: str) -> frozenset[str]:
-        events = self._ledger.read(f"{model}/monitor", kind="monitor.acknowledged")
-        return frozenset(e.payload["alarm"] for e in events if e.payload["reference"] == reference_id)
+    def _read_alarms(self, model: str, epoch: Epoch) -> AlarmBook:
+        book = AlarmBook(model, epoch.reference.id)
+        book.apply(self._ledger.read(f"{model}/monitor"))
+        return book
 
     def _checkpoint_path(self, model: str) -> str:
         return f"checkpoints/monitor/{model}.json"

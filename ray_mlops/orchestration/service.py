@@ -9,7 +9,7 @@ import ray
 from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import DeadlineError
 from ray_mlops.monitoring.actor import start_monitor
-from ray_mlops.orchestration.addresses import record_address
+from ray_mlops.runtime.addresses import record_url
 from ray_mlops.runtime.record import service_lock
 from ray_mlops.serving.launch import GatewayAddress, launch_gateway
 from ray_mlops.serving.protocol import Hooks
@@ -40,7 +40,7 @@ def ensure_service(config: ProjectConfig) -> GatewayAddress:
         monitor = start_monitor(store, SUBMITTER)
         ray.get(monitor.start.remote(), timeout=config.cluster.step_timeout_s)
         address = launch_gateway(store, config.serving, HOOKS)
-    record_address(config, address.url)
+    record_url(store, address.url)
     return address
 
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -79,8 +81,38 @@ class Setup:
         return rows
 
 
+class Receiver(BaseHTTPRequestHandler):
+    """Takes notices while it is up, and refuses them for the moment while it is not."""
+
+    is_up = True
+    refused = threading.Event()
+    accepted: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.is_up:
+            self.accepted.append(body)
+        else:
+            self.refused.set()
+        self.send_response(204 if self.is_up else 503)
+        self.end_headers()
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def setup(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
+def receiver() -> Iterator[int]:
+    """A receiver of notices on this machine; its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def setup(ray_cluster: str, receiver: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
     store = StoreConfig(root=str(tmp_path_factory.mktemp("store")))
     files, ledger = Files(store.root_uri), Ledger.open(store)
     past = pa.concat_tables([window_rows(window) for window in range(FIRST - 30, FIRST)])
@@ -97,6 +129,12 @@ def setup(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             "labels": {"delay": "2h", "horizon": "30h"},
         },
         "retraining": {"cool_down": "12h", "window": "24h", "holdout": "2h", "min_rows": 50},
+        "notifications": {
+            "targets": [
+                {"type": "webhook", "name": "ops", "url": f"http://127.0.0.1:{receiver}/in", "events": ["*"]},
+                {"type": "webhook", "name": "dead", "url": "http://127.0.0.1:1/in", "events": ["*"]},
+            ]
+        },
     }
     config = build_config(content, {})
     features, profile, _ = fit_features_and_profile(table, config.data, config.monitoring)
@@ -171,6 +209,40 @@ def test_actor_watches_alarms_survives_a_kill_and_decides_once(setup: Setup) -> 
     families = {f.name: f for f in text_string_to_metric_families(asyncio.run(client.metrics()))}
     assert families["ray_mlops_monitor_rows"].samples[0].value == 400
     assert families["ray_mlops_retraining_in_flight"].samples[0].value == 1
+
+
+def test_monitor_tells_everything_in_order_and_goes_on_after_a_kill_without_being_called(setup: Setup) -> None:
+    setup.ledger.append(f"{MODEL}/versions", "version.approved", "before", {"version": "7", "by": "ann"})
+    wait_for(lambda: "before" in told())
+    Receiver.is_up = False
+    setup.ledger.append(f"{MODEL}/versions", "version.approved", "during", {"version": "8", "by": "ann"})
+    assert Receiver.refused.wait(60)
+    ray.kill(monitor_actor(), no_restart=False)
+    Receiver.is_up = True
+    wait_for(lambda: "during" in told())
+    in_order = list(dict.fromkeys(told()))
+    keys = [event.key for event in setup.ledger.read(prefix=f"{MODEL}/") if event.key in in_order]
+    assert in_order == keys
+    assert {"config.deployed", "epoch.began", "alarm", "retrain.scheduled"} <= {b["kind"] for b in Receiver.accepted}
+    wait_for_restart()
+    wait_for(lambda: setup.files.exists(f"checkpoints/monitor-notices/{MODEL}/dead.json"))
+    families = {f.name: f for f in text_string_to_metric_families(asyncio.run(MonitorClient().metrics()))}
+    samples = families["ray_mlops_notifications"].samples
+    sent = {(sample.labels["target"], sample.labels["outcome"]): sample.value for sample in samples}
+    assert sent["ops", "delivered"] >= len(in_order)
+    assert sent["dead", "delivered"] == 0
+
+
+def told() -> list[str]:
+    """Ids of the notices that the receiver has accepted."""
+    return [body["id"] for body in Receiver.accepted]
+
+
+def wait_for(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.1)
 
 
 def test_unknown_model_is_an_error_of_ours_on_the_other_side(setup: Setup) -> None:

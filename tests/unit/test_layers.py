@@ -40,6 +40,8 @@ PURE = [
     "monitoring.policy",
     "monitoring.monitor",
     "monitoring.handover",
+    "monitoring.alarms",
+    "monitoring.notices",
 ]
 
 

@@ -331,6 +331,35 @@ def test_acknowledging_what_is_not_there_names_what_is(make_world: Any) -> None:
         world.service.acknowledge(MODEL, "contract:city:missing", "ann")
 
 
+def test_breach_that_is_over_is_cleared_in_the_ledger_and_raised_again_when_it_comes_back(make_world: Any) -> None:
+    world = broken_world(make_world)
+    world.restart()
+    serve_drift(world, range(FIRST + 8, FIRST + 11))
+    cleared = world.events("monitor", "monitor.cleared")
+    assert "contract:x:declared_nulls" in [payload["alarm"] for payload in cleared]
+    serve_broken(world, range(FIRST + 11, FIRST + 13))
+    assert world.alarms.count("contract:x:declared_nulls") == 2
+
+
+def test_alarm_that_leads_to_no_retraining_says_why_in_the_ledger(make_world: Any) -> None:
+    world = broken_world(make_world)
+    withheld = world.events("retrain", "retrain.withheld")
+    assert withheld[0]["blocked"]
+    assert withheld[0]["breaches"] == ["x:declared_nulls"]
+    assert withheld[0]["reason"] == "declared contract broken: x:declared_nulls"
+    alarm = world.events("monitor", "monitor.alarm")[0]
+    assert alarm["window"] == withheld[0]["window"]
+
+
+def test_drift_alarm_names_the_guilty_with_their_distances(make_world: Any) -> None:
+    world = make_world(enabled=False)
+    serve_drift(world)
+    alarm = world.events("monitor", "monitor.alarm")[0]
+    assert list(alarm["columns"]) == alarm["guilty"]
+    assert alarm["columns"]["x"]["total_variation"] > 2 * alarm["columns"]["x"]["expected"]
+    assert alarm["window_us"] == HOUR
+
+
 # -- by hand ------------------------------------------------------------------------------------------
 
 
