@@ -15,8 +15,9 @@ from jobs.benchmarks.simulated_traffic import BoolArray, FloatArray, Traffic
 from ray_mlops.config import RolloutConfig
 from ray_mlops.config.serving import GuardName
 from ray_mlops.ledger import LedgerEvent
+from ray_mlops.serving.rollout.comparison import SLOW_TOLERANCE
 from ray_mlops.serving.rollout.evidence import ArmCounts, Observation, RouteCounts, UnitCounts
-from ray_mlops.serving.rollout.guards import SLOW_TOLERANCE, Question, joint_log_e, judge
+from ray_mlops.serving.rollout.guards import Question, joint_log_e, judge
 from ray_mlops.serving.rollout.state import RolloutState, fold_rollout
 from ray_mlops.serving.rollout.transition import RolloutDecision, step
 from ray_mlops.statistics.confidence import log_e_rate_below

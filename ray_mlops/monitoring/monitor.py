@@ -316,7 +316,7 @@ class ModelMonitor:
                 part = sound.filter(pa.array(windows == window))
                 counts = count_columns(part, self.reference.bins, self.reference.version)
                 self._count(window, counts, count_violations(part, self.reference.rules))
-        self._take(key_columns(sound))
+        self._take(key_columns(sound, self.reference.kept))
 
 
 def _us(duration: timedelta) -> int:

@@ -27,8 +27,17 @@ MAX_KEYS: Final = 65_536
 """Keys of one rollout that a replica, and the reconciler, can tell apart. A key that is new when all places are
 taken stays out of the tests, which costs power and not validity: who comes late does not depend on the arm."""
 
+MAX_SLICE_KEYS: Final = 2 * MAX_KEYS
+"""The same for pairs of a key and a slice."""
+_HASH_STEP, _LOW_64_BITS = 0x9E3779B97F4A7C15, 2**64 - 1
+
 KeyNews = tuple[int, int]
 """Hash of a routing key, and what it did for the first time."""
+
+
+def slice_key(key_hash: int, slice_number: int) -> int:
+    """Hash of a routing key within a slice, an unsigned 64-bit integer: the unit of the tests on that slice."""
+    return (key_hash + (slice_number + 1) * _HASH_STEP) & _LOW_64_BITS
 
 
 class KnownKeys:
