@@ -74,8 +74,7 @@ def judge_slices(
         What the guard says (its log evidence is that of the worst slice, less the price of having looked at so
         many), and the slices with most evidence.
     """
-    kinds = {kind: share for kind, share in KIND_SHARES.items() if kind not in guards.dry_run}
-    prices = {kind: log(len(slices) * sum(kinds.values()) / share) for kind, share in kinds.items()} if slices else {}
+    prices = slice_prices(len(slices), guards)
     found = [
         verdict
         for item in slices
@@ -89,6 +88,12 @@ def judge_slices(
     said: Verdict = "fail" if failed else "pass" if judged else "inconclusive"
     detail = "; ".join(part for part in (_in_words(failed, worst, len(slices)), problem) if part)
     return (said, log_e, threshold, detail), worst
+
+
+def slice_prices(num_slices: int, guards: GuardsConfig) -> dict[GuardName, float]:
+    """Return, for each kind of harm that acts, the log evidence that a slice needs beyond that of a lone test."""
+    kinds = {kind: share for kind, share in KIND_SHARES.items() if kind not in guards.dry_run}
+    return {kind: log(num_slices * sum(kinds.values()) / share) for kind, share in kinds.items()} if num_slices else {}
 
 
 def _judge(item: SliceEvidence, kind: GuardName, guards: GuardsConfig, threshold: float) -> SliceVerdict | None:
