@@ -113,7 +113,7 @@ class Tally:
     """Number of a slice (``slice_labels`` of the routes), and the requests without a key that touched it under a
     split of traffic: all, failed, slow. Only slices that have any."""
     slice_keys: tuple[tuple[int, int, int], ...] = ()
-    """Number of a slice, and what a routing key did in it for the first time: ``units.slice_key``, and what."""
+    """Number of a slice, and what a routing key did in it for the first time: ``units.slice_keys``, and what."""
 
     def key(self) -> tuple[str, int, int, str]:
         return self.model, self.route_version, self.epoch, self.arm

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_mlops.serving.protocol import ModelRoutes
-from ray_mlops.serving.rollout.units import MAX_SLICE_KEYS, KnownKeys, slice_key
+from ray_mlops.serving.rollout.units import MAX_SLICE_KEYS, KnownKeys, slice_keys
 from ray_mlops.serving.slicing import IntArray, SliceColumn, slice_labels
 
-WAITING_ROWS = 1024
-"""Rows that wait to be counted together, about; then they are counted at once."""
+BoolArray = npt.NDArray[np.bool_]
+WAITING_ROWS = 8192
+"""Rows that wait for the next report, about; beyond that they are counted at once."""
 
 
 @dataclass(slots=True)
@@ -34,16 +35,8 @@ class SliceTotals:
         )
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """A request that is not counted yet."""
-
-    routes: ModelRoutes
-    totals: SliceTotals
-    rows: Sequence[Mapping[str, Any]]
-    key_hash: int | None
-    failed: bool
-    slow: bool
+_Waiting = tuple[ModelRoutes, SliceTotals, Sequence[Mapping[str, Any]], int | None, bool, bool]
+"""A request that is not counted yet. (A plain tuple: it is made for each request.)"""
 
 
 class SliceCounter:
@@ -64,7 +57,7 @@ class SliceCounter:
         slow: bool,
     ) -> None:
         """Take a request; it is in ``totals`` after the next ``count``."""
-        self._waiting.append(_Waiting(routes, totals, rows, key_hash, failed, slow))
+        self._waiting.append((routes, totals, rows, key_hash, failed, slow))
         self._num_rows += len(rows)
         if self._num_rows >= WAITING_ROWS:
             self.count()
@@ -74,26 +67,25 @@ class SliceCounter:
         waiting, self._waiting, self._num_rows = self._waiting, [], 0
         groups: dict[tuple[str, int], list[_Waiting]] = {}
         for item in waiting:
-            groups.setdefault((item.routes.model, item.routes.version), []).append(item)
+            groups.setdefault((item[0].model, item[0].version), []).append(item)
         for group in groups.values():
             self._count(group)
 
     def _count(self, waiting: list[_Waiting]) -> None:
-        routes = waiting[0].routes
-        requests, slices = touched_slices(routes.slices, [item.rows for item in waiting])
-        has_key = np.array([item.key_hash is not None for item in waiting])[requests]
+        routes = waiting[0][0]
+        _, totals, rows, hashes, failures, slownesses = zip(*waiting, strict=True)
+        failed, slow = np.array(failures), np.array(slownesses)
+        requests, slices = touched_slices(routes.slices, rows)
+        has_key = np.array([key is not None for key in hashes])[requests]
         if not has_key.all():
-            _add_plain(waiting, requests[~has_key], slices[~has_key], len(slice_labels(routes.slices)))
+            plain = requests[~has_key], slices[~has_key]
+            _add_plain(totals, *plain, (failed, slow), len(slice_labels(routes.slices)))
         if has_key.any():
-            self._note_keys(waiting, requests[has_key], slices[has_key])
-
-    def _note_keys(self, waiting: list[_Waiting], requests: IntArray, slices: IntArray) -> None:
-        known = self._known_keys(waiting[0].routes)
-        for request, number in zip(requests.tolist(), slices.tolist(), strict=True):
-            item = waiting[request]
-            key = slice_key(item.key_hash or 0, number)
-            if news := known.note(key, item.failed, item.slow, False):
-                item.totals.keys.append((number, key, news))
+            requests, slices = requests[has_key], slices[has_key]
+            keys = slice_keys(np.array([key or 0 for key in hashes], np.uint64)[requests], slices).tolist()
+            known, events = self._known_keys(routes), (failed[requests].tolist(), slow[requests].tolist())
+            for place, news in known.note_all(keys, *events):
+                totals[requests[place]].keys.append((int(slices[place]), keys[place], news))
 
     def _known_keys(self, routes: ModelRoutes) -> KnownKeys:
         rollout_id, keys = self._keys.get(routes.model, ("", None))
@@ -106,26 +98,39 @@ class SliceCounter:
 def touched_slices(
     columns: Sequence[SliceColumn], requests: Sequence[Sequence[Mapping[str, Any]]]
 ) -> tuple[IntArray, IntArray]:
-    """Return which request touches which slice, as pairs of numbers [p], [p], in the requests' order, each once."""
+    """Return which request touches which slice, as pairs of numbers [p], [p], each once and in their order."""
     used = [column for column in columns if column.labels]
     rows = [row for request in requests for row in request]
     if not rows or not used:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    index = np.repeat(np.arange(len(requests)), [len(request) for request in requests])
+    sizes = [len(request) for request in requests]
+    index = np.repeat(np.arange(len(requests)), sizes)
     starts = np.cumsum([0, *(len(column.labels) for column in used)])
     codes = [c.codes([row.get(c.name) for row in rows]) + start for c, start in zip(used, starts, strict=False)]
+    if max(sizes) == 1:  # one row each, mostly: nothing is touched twice
+        return np.tile(index, len(used)), np.concatenate(codes)
     pairs = np.unique(np.concatenate([index * starts[-1] + code for code in codes]))
     return pairs // starts[-1], pairs % starts[-1]
 
 
-def _add_plain(waiting: list[_Waiting], requests: IntArray, slices: IntArray, num_slices: int) -> None:
-    """Add requests without a key to the totals that each belongs to."""
-    places: dict[int, SliceTotals] = {id(item.totals): item.totals for item in waiting}
+def _add_plain(
+    totals: Sequence[SliceTotals], requests: IntArray, slices: IntArray, events: Sequence[BoolArray], num_slices: int
+) -> None:
+    """Add requests without a key to the totals that each belongs to.
+
+    Args:
+        totals: Of each request.
+        requests: Request of each pair of a request and a slice that it touches [p].
+        slices: Slice of each pair [p].
+        events: Whether each request failed, and was slow.
+        num_slices: How many slices there are.
+    """
+    places = {id(each): each for each in totals}
     numbers = {identity: number for number, identity in enumerate(places)}
-    where = np.array([numbers[id(item.totals)] for item in waiting])[requests] * num_slices + slices
-    ones = np.ones(len(waiting))
-    events = (ones, np.array([item.failed for item in waiting]), np.array([item.slow for item in waiting]))
-    added = np.stack([np.bincount(where, event[requests], len(places) * num_slices) for event in events])
-    for number, totals in enumerate(places.values()):
-        part = added[:, number * num_slices : (number + 1) * num_slices].astype(np.int32)
-        totals.plain = part if totals.plain is None else totals.plain + part
+    where = np.array([numbers[id(each)] for each in totals])[requests] * num_slices + slices
+    length = len(places) * num_slices
+    added = [np.bincount(where, minlength=length), *(np.bincount(where, event[requests], length) for event in events)]
+    for each, part in zip(
+        places.values(), np.split(np.stack(added).astype(np.int32), len(places), axis=1), strict=True
+    ):
+        each.plain = part if each.plain is None else each.plain + part

@@ -76,7 +76,7 @@ def test_simulation_decides_as_step_does_after_each_request(seed: int, slices: l
     )  # so that a guard speaks in some of them
     config = CONFIG.model_copy(update={"guards": guards})
     worse = {"slice_errors": 12.0} if slices else {"candidate_errors": 3.0}
-    scenario = replace(SLICED if slices else SMALL, **(worse if seed % 2 else {}))
+    scenario = replace(replace(SLICED, requests=600) if slices else SMALL, **(worse if seed % 2 else {}))
     traffic = draw_traffic(scenario, np.random.default_rng(seed))
     fast = SimulatedRollout(traffic, config)
     ended = fast.run()
@@ -130,7 +130,7 @@ def test_identical_arms_with_slices_are_rolled_back_at_most_alpha_of_the_time() 
 def test_loss_that_belongs_to_the_user_stops_an_equal_candidate_only_if_requests_are_units() -> None:
     config = CONFIG.model_copy(update={"guards": GuardsConfig(slices=["a", "b"])})
     by_key, by_request = (
-        [simulate_loss(config, per_key, seed).state for seed in range(12)].count("rolling_back")
+        [simulate_loss(config, per_key, seed).state for seed in range(4)].count("rolling_back")
         for per_key in (True, False)
     )
-    assert (by_key, by_request >= 3) == (0, True)
+    assert (by_key, by_request > 0) == (0, True)

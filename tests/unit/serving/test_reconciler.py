@@ -29,7 +29,7 @@ from ray_mlops.serving.rollout.shadow import SLOW_FACTOR, SLOW_MARGIN_MS, Bundle
 from ray_mlops.serving.rollout.transition import step
 from ray_mlops.serving.routes import commit_routes, read_table
 from ray_mlops.serving.slicing import slice_labels
-from ray_mlops.statistics.bins import CategoricalBins, ColumnCounts
+from ray_mlops.statistics.bins import CategoricalBins, ColumnCounts, NumericBins
 
 DAY_US = 86_400_000_000
 Result = TypeVar("Result")
@@ -735,3 +735,34 @@ def test_candidate_that_fails_on_one_slice_is_rolled_back_and_the_reason_names_i
     assert any("carrier=AA" in move["reason"] for move in view["history"])
     guards = world.ledger.read("m/rollout", kind="rollout.moved")[-2].payload["evidence"]["guards"]
     assert next(guard for guard in guards if guard["name"] == "slices")["slices"][0]["slice"] == "carrier=AA"
+
+
+def test_candidate_that_loses_more_on_one_slice_only_is_rolled_back_in_the_shadow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(1).normal(size=4000)
+    bins = NumericBins.from_sample(values)
+    profile = ReferenceProfile(DAY_US, {"x": ColumnReference(bins, {1: ColumnCounts.of(bins, values)}, "numeric")})
+    Files("b1").write("profile.json", json.dumps(profile.to_json()).encode())
+    world = World(tmp_path, {"guards": {"slices": ["x"]}})
+    labelled = world.monitor.labelled
+
+    async def with_slices(model: str, after_window: int) -> pa.Table:
+        rows = await labelled(model, after_window)
+        return rows.append_column("features.x", rows["prediction"])
+
+    async def score(model: str, version: str, rows: pa.Table) -> Any:
+        x = rows["x"].to_numpy()
+        return x + np.where(x > 1.0, -0.25, 0.06), ()  # 0.01 better on all traffic
+
+    world.monitor.labelled, world.arms.score = with_slices, score  # type: ignore[method-assign]
+
+    async def scene() -> None:
+        world.register("2")
+        await days(world, "rolled_back", most=6)
+
+    play(scene)
+    reason = world.ledger.read("m/rollout", kind="rollout.moved")[-2].payload["reason"]
+    assert "shadow->rolling_back" in world.moves()
+    assert reason.startswith("evidence of regression in slices: loss on x above 0.6")

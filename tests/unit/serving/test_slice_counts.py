@@ -55,6 +55,8 @@ def test_request_counts_once_in_each_slice_that_its_rows_touch() -> None:
         *((0, AA), (0, OTHER), (0, NEAR), (0, FAR)),
         *((1, MISSING), (1, NO_DISTANCE)),
     ]
+    index, numbers = touched_slices(SLICES, [[row("AA")], [], [row("DL", 900)]])
+    assert list(zip(index.tolist(), numbers.tolist(), strict=True)) == [(0, AA), (2, DL), (0, NEAR), (2, FAR)]
 
 
 def test_requests_without_a_key_are_units_by_arm() -> None:
