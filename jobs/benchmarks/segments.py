@@ -18,6 +18,12 @@ class Firsts:
     def __init__(self, num_units: int, *, per_key: bool = True) -> None:
         self._known = np.zeros((3, num_units), dtype=bool)
         self._per_key = per_key
+        self._num_units = num_units
+        self._slices: dict[int, Firsts] = {}
+
+    def of_slice(self, number: int) -> "Firsts":
+        """What has been counted in one slice: a unit is one in each slice that it comes to."""
+        return self._slices.setdefault(number, Firsts(self._num_units, per_key=self._per_key))
 
     def mask(self, kind: int, unit: npt.NDArray[np.int64], happens: BoolArray) -> BoolArray:
         """Which of the requests [n] are their unit's first at which something happens."""
@@ -54,6 +60,8 @@ class Segment:
         self.first = firsts.mask(0, self.unit, np.ones(len(self.unit), dtype=bool))
         self.first_failure = firsts.mask(1, self.unit, self.fails)
         self.first_slow = firsts.mask(2, self.unit, self.slow)
+        numbers = np.unique(traffic.slices).tolist()
+        self.slices = {number: SliceOfSegment(self, traffic.slices[:, start:], number, firsts) for number in numbers}
 
     def __len__(self) -> int:
         return len(self.unit)
@@ -68,13 +76,14 @@ class Segment:
         """Count its first requests for good."""
         for kind, first in enumerate((self.first, self.first_failure, self.first_slow)):
             self._firsts.remember(kind, self.unit[:num_requests][first[:num_requests]])
+        for part in self.slices.values():
+            part.close(num_requests)
 
     def _arm(self, is_here: BoolArray, num_requests: int) -> tuple[ArmCounts, UnitCounts]:
-        here = slice(0, num_requests)
-        mine = is_here[here]
+        mine = is_here[:num_requests]
 
         def count(*masks: BoolArray) -> int:
-            return int(np.logical_and.reduce([mine, *(mask[here] for mask in masks)]).sum())
+            return int(np.logical_and.reduce([mine, *(mask[:num_requests] for mask in masks)]).sum())
 
         requests = ArmCounts(int(mine.sum()), count(self.fails), count(self.slow))
         units = UnitCounts(
@@ -84,3 +93,40 @@ class Segment:
             slow=count(self.first_slow),
         )
         return requests, units
+
+
+class SliceOfSegment:
+    """The requests of a segment that lie in one slice; arrays are [n], over the segment's requests.
+
+    Args:
+        segment: The segment.
+        slices: Slices of its requests [c, n].
+        number: The slice.
+        firsts: What was counted before.
+    """
+
+    def __init__(self, segment: Segment, slices: npt.NDArray[np.int64], number: int, firsts: Firsts) -> None:
+        self._segment, self._firsts = segment, firsts.of_slice(number)
+        is_inside: BoolArray = (slices == number).any(axis=0)
+        self.first = self._firsts.mask(0, segment.unit, is_inside)
+        self.first_failure = self._firsts.mask(1, segment.unit, is_inside & segment.fails)
+        self.first_slow = self._firsts.mask(2, segment.unit, is_inside & segment.slow)
+
+    def counts(self, route_version: int, num_requests: int) -> RouteCounts:
+        """Totals of its units among the segment's first requests."""
+        on = self._segment.on_candidate
+        return RouteCounts(
+            route_version,
+            self._segment.weight,
+            units=(self._units(on, num_requests), self._units(~on, num_requests)),
+        )
+
+    def close(self, num_requests: int) -> None:
+        """Count its part of the segment's first requests for good."""
+        for kind, first in enumerate((self.first, self.first_failure, self.first_slow)):
+            self._firsts.remember(kind, self._segment.unit[:num_requests][first[:num_requests]])
+
+    def _units(self, is_here: BoolArray, num_requests: int) -> UnitCounts:
+        masks = (self.first, self.first_failure, self.first_slow)
+        units, errors, slow = (int((is_here & mask)[:num_requests].sum()) for mask in masks)
+        return UnitCounts(units=units, errors=errors, slow=slow)

@@ -21,7 +21,11 @@ from jobs.benchmarks.figures import Figure, Report
 from jobs.benchmarks.options import Options
 
 PARTS: dict[str, tuple[str, ...]] = {
-    "jobs.benchmarks.operating_characteristics": ("false_rollback", "false_promotion", "requests_to_rollback"),
+    "jobs.benchmarks.operating_characteristics": (
+        *("false_rollback", "false_promotion", "requests_to_rollback"),
+        *("false_rollback_slices", "false_rollback_loss"),
+        *("requests_to_rollback_slice", "requests_to_rollback_slice_without"),
+    ),
     "jobs.benchmarks.hot_path": ("hot_path_us",),
     "jobs.benchmarks.throughput": (
         *("rps_vs_bare", "cpu_vs_bare", "cpu_vs_bare_canary10"),

@@ -7,6 +7,7 @@ request; asking ``step`` itself after each of 20,000 requests would take a minut
 
 from copy import copy
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -15,8 +16,10 @@ from jobs.benchmarks.simulated_traffic import BoolArray, FloatArray, Traffic
 from ray_mlops.config import RolloutConfig
 from ray_mlops.config.serving import GuardName
 from ray_mlops.ledger import LedgerEvent
-from ray_mlops.serving.rollout.evidence import ArmCounts, Observation, RouteCounts, UnitCounts
-from ray_mlops.serving.rollout.guards import SLOW_TOLERANCE, Question, joint_log_e, judge
+from ray_mlops.serving.rollout.comparison import SLOW_TOLERANCE
+from ray_mlops.serving.rollout.evidence import ArmCounts, Observation, RouteCounts, SliceEvidence, UnitCounts
+from ray_mlops.serving.rollout.guards import Question, joint_log_e, judge
+from ray_mlops.serving.rollout.slice_guard import slice_prices
 from ray_mlops.serving.rollout.state import RolloutState, fold_rollout
 from ray_mlops.serving.rollout.transition import RolloutDecision, step
 from ray_mlops.statistics.confidence import log_e_rate_below
@@ -58,6 +61,15 @@ class SimulatedRollout:
         self.state = RolloutState("m", "r", "2", "canary", weight=config.steps[0], loss_is_proven=True)
         silent = judge(Observation(candidate="ready"), config.guards, config.shadow)
         self._thresholds = {(verdict.name, verdict.question): verdict.threshold for verdict in silent}
+        self._acts_on_slices = bool(config.guards.slices) and "slices" not in config.guards.dry_run
+        self._slices: dict[int, tuple[tuple[RouteCounts, ...], RunningRateRatio, RunningRateRatio]] = {
+            number: ((), RunningRateRatio(), RunningRateRatio()) for number in np.unique(traffic.slices).tolist()
+        }
+        """By slice: what was closed under earlier weights, and the tests of errors and slow requests."""
+        self._slice_thresholds = {
+            kind: self._thresholds["slices", "regression"] + price
+            for kind, price in (slice_prices(len(self._slices), config.guards) if self._acts_on_slices else {}).items()
+        }
 
     def run(self) -> RolloutEnd:
         """Go through the requests until the rollout is over, or they are."""
@@ -87,27 +99,47 @@ class SimulatedRollout:
         newest = np.concatenate((self._recent, mine))[-self._config.guards.hard_error_requests :]
         counts = (*self._closed, segment.counts(route_version, num_requests))
         recent = ArmCounts(len(newest), int(newest.sum()))
-        return Observation(candidate="ready", route_version=route_version, counts=counts, recent=recent)
+        slices = self._observe_slices(segment, route_version, num_requests)
+        return Observation(candidate="ready", route_version=route_version, counts=counts, recent=recent, slices=slices)
+
+    def _observe_slices(self, segment: Segment, route_version: int, num_requests: int) -> tuple[SliceEvidence, ...]:
+        if not self._config.guards.slices:
+            return ()
+        found = []
+        for number, (closed, _, _) in self._slices.items():
+            part = segment.slices.get(number)
+            now = () if part is None else (part.counts(route_version, num_requests),)
+            found.append(SliceEvidence(f"slice {number}", (*closed, *now)))
+        return tuple(found)
 
     def _moments(self, segment: Segment) -> BoolArray:
         """Requests [n] after which a guard could speak, or a step end."""
         found = self._limit(segment)
-        for name, running, first, weight in self._running(segment):
-            if name not in self._config.guards.dry_run:
-                path = self._path(running, segment, first, weight)
-                question: Question = "integrity" if name == "sample_ratio" else "regression"
-                found |= first & (path >= self._thresholds[name, question] - _ROUNDING)
+        for threshold, running, first, weight in self._running(segment):
+            path = self._path(running, segment, first, weight)
+            found |= first & (path >= threshold - _ROUNDING)
         if self.state.stage == "canary":
             found |= self._may_advance(segment)
         return found
 
-    def _running(self, segment: Segment) -> list[tuple[GuardName, Running, BoolArray, float]]:
+    def _running(self, segment: Segment) -> list[tuple[float, Running, BoolArray, float]]:
+        """Threshold, test, what it counts [n] and under which weight, of all that may act."""
         odds = SLOW_TOLERANCE * segment.weight / (1.0 - segment.weight)
-        return [
-            ("errors", self._errors, segment.first_failure, segment.weight),
-            ("latency", self._slow, segment.first_slow, odds / (1.0 + odds)),
-            ("sample_ratio", self._ratio, segment.first, segment.weight),
+        tolerated = odds / (1.0 + odds)
+        tests: list[tuple[GuardName, Question, Running, BoolArray, float]] = [
+            ("errors", "regression", self._errors, segment.first_failure, segment.weight),
+            ("latency", "regression", self._slow, segment.first_slow, tolerated),
+            ("sample_ratio", "integrity", self._ratio, segment.first, segment.weight),
         ]
+        acting = [
+            (inf if name in self._config.guards.dry_run else self._thresholds[name, question], running, first, weight)
+            for name, question, running, first, weight in tests
+        ]
+        for number, part in segment.slices.items() if self._acts_on_slices else ():
+            _, errors, slow = self._slices[number]
+            acting.append((self._slice_thresholds["errors"], errors, part.first_failure, segment.weight))
+            acting.append((self._slice_thresholds["latency"], slow, part.first_slow, tolerated))
+        return acting
 
     def _path(self, running: Running, segment: Segment, event: BoolArray, weight: float) -> FloatArray:
         """Evidence after each request [n], with nothing taken up for good."""
@@ -146,9 +178,12 @@ class SimulatedRollout:
     def _close(self, segment: Segment, route_version: int, used: int) -> None:
         """Take the segment's first requests up for good."""
         self._closed = (*self._closed, segment.counts(route_version, used))
-        relative = ("errors", self._relative, segment.first & segment.fails, segment.weight)
+        relative = (0.0, self._relative, segment.first & segment.fails, segment.weight)
         for _, running, first, weight in (*self._running(segment), relative):
             running.extend(weight, segment.on_candidate[:used][first[:used]])
+        for number, part in segment.slices.items():
+            closed, errors, slow = self._slices[number]
+            self._slices[number] = ((*closed, part.counts(route_version, used)), errors, slow)
         mine = segment.fails[:used][segment.on_candidate[:used]]
         self._recent = np.concatenate((self._recent, mine))[-self._config.guards.hard_error_requests :]
         segment.close(used)

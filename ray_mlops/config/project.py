@@ -1,8 +1,8 @@
 """The whole configuration file."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ray_mlops.config.data import DataConfig
 from ray_mlops.config.demo import DemoConfig
@@ -35,3 +35,19 @@ class ProjectConfig(Section):
     retraining: RetrainingConfig = RetrainingConfig()
     notifications: NotificationsConfig = NotificationsConfig()
     demo: DemoConfig | None = None
+
+    @model_validator(mode="after")
+    def _slices_can_be_told_apart(self) -> Self:
+        slices = self.rollout.guards.slices
+        if hidden := [name for name in slices if name in self.serving.log.redact]:
+            raise ValueError(
+                f"rollout.guards.slices names {', '.join(hidden)}, which serving.log.redact hides: a verdict "
+                "would show its values; take it out of one of them"
+            )
+        known = None if self.data.features is None else {feature.name for feature in self.data.features}
+        if known is not None and (unknown := [name for name in slices if name not in known]):
+            raise ValueError(
+                f"rollout.guards.slices names {', '.join(unknown)}, which is not in data.features "
+                f"({', '.join(sorted(known))})"
+            )
+        return self

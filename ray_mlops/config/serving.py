@@ -7,7 +7,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from ray_mlops.config.section import Duration, Section
 
-GuardName = Literal["errors", "latency", "latency_slo", "loss", "score_shift", "sample_ratio"]
+GuardName = Literal["errors", "latency", "latency_slo", "loss", "score_shift", "sample_ratio", "slices"]
+
+MAX_SLICE_COLUMNS = 5
 
 
 class FailedRequestsConfig(Section):
@@ -114,6 +116,21 @@ class GuardsConfig(Section):
     sample_ratio_alpha: float = Field(1e-4, gt=0, lt=0.1)
     dry_run: list[GuardName] = ["score_shift"]
     """Guards that are computed and shown but never act."""
+    slices: list[str] = Field([], max_length=MAX_SLICE_COLUMNS)
+    """Input columns whose values define slices of traffic (numbers are cut at the quartiles of the champion's
+    reference). Errors, slow requests and loss are compared in each slice as well, for kinds that are not in
+    ``dry_run``. None by default."""
+    max_slice_values: int = Field(10, ge=1, le=20)
+    """Values of a column that are slices of their own, the most frequent first; the rest, and values never seen
+    before, are one slice ``(other)``, and nulls one slice ``(missing)``."""
+    min_slice_units: PositiveInt = 50
+    """Units (routing keys, or requests without one) of both arms that a slice needs before it may stop a rollout."""
+
+    @model_validator(mode="after")
+    def _slices_differ(self) -> Self:
+        if len(set(self.slices)) != len(self.slices):
+            raise ValueError(f"a column is listed twice in slices: {self.slices}")
+        return self
 
 
 class RolloutConfig(Section):

@@ -106,6 +106,7 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
         version,
         None if max_ahead is None else max_ahead // timedelta(microseconds=1),
         profile.joint.projections,
+        tuple(config.rollout.guards.slices),
     )
     monitor = ModelMonitor(
         _watched(model, version, routes["config_hash"], bundle, start), reference, dataset, config.monitoring

@@ -1,6 +1,6 @@
 """What a replica hands to the monitor: counts on the reference's bins, and the keys that labels join to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,8 @@ class Reference:
     """Rows further ahead of their arrival than this are not counted; None counts all."""
     projections: Projections = NO_PROJECTIONS
     """Further columns, computed from the others; their bins are in ``bins``."""
+    kept: tuple[str, ...] = ()
+    """Raw input columns that the label join keeps, for the slices of a rollout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def build_handover(model: str, replica: str, sequence: int, rows: pa.Table, refe
         part = sound if (windows == index).all() else sound.filter(pa.array(windows == index))
         counts[index] = count_columns(part, reference.bins, reference.version, reference.projections)
         violations[index] = count_violations(part, reference.rules)
-    return Handover(model, replica, sequence, reference.id, counts, key_columns(rows), violations)
+    return Handover(model, replica, sequence, reference.id, counts, key_columns(rows, reference.kept), violations)
 
 
 def without_rows_ahead(rows: pa.Table, max_ahead_us: int | None) -> pa.Table:
@@ -95,10 +97,15 @@ def without_rows_ahead(rows: pa.Table, max_ahead_us: int | None) -> pa.Table:
     return rows.filter(pa.array(~ahead)) if ahead.any() else rows
 
 
-def key_columns(rows: pa.Table) -> pa.Table:
-    """The columns of logged rows that the label join keeps."""
-    names = [name for name in rows.column_names if name in KEY_COLUMNS or name.split(".")[0] == "prediction"]
-    return rows.select(names)
+def key_columns(rows: pa.Table, kept: Collection[str] = ()) -> pa.Table:
+    """The columns of logged rows that the label join keeps.
+
+    Args:
+        rows: Rows of the prediction log.
+        kept: Raw input columns that it keeps as well, as ``features.NAME``.
+    """
+    wanted = {*KEY_COLUMNS, *(f"features.{name}" for name in kept)}
+    return rows.select([name for name in rows.column_names if name in wanted or name.split(".")[0] == "prediction"])
 
 
 def count_violations(rows: pa.Table, rules: Mapping[str, ColumnContract]) -> dict[str, int]:

@@ -27,7 +27,8 @@ KEY_COLUMNS = (
     "pinned",
     "weight",
 )
-"""Columns of the prediction log that the join keeps, besides ``prediction`` or ``prediction.CLASS``."""
+"""Columns of the prediction log that the join keeps, besides ``prediction`` or ``prediction.CLASS`` and those that
+define slices of a rollout."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -317,7 +317,7 @@ class ModelMonitor:
                 held = self.reference
                 counts = count_columns(part, held.bins, held.version, held.projections)
                 self._count(window, counts, count_violations(part, self.reference.rules))
-        self._take(key_columns(sound))
+        self._take(key_columns(sound, self.reference.kept))
 
 
 def _us(duration: timedelta) -> int:

@@ -117,10 +117,17 @@ def rollout_lines(found: Mapping[str, Any]) -> list[str]:
     for guard in found.get("guards", []):
         mark = " (dry run)" if guard.get("dry_run") else ""
         lines.append(f"  {guard['verdict']:12} {guard['name']:14} {guard['question']:15} {guard['detail']}{mark}")
+        lines.extend(_slice_line(item) for item in guard.get("slices", []))
     for move in found.get("history", []):
         moment = datetime.fromtimestamp(move["time"], UTC).isoformat(timespec="seconds")
         lines.append(f"  {moment} {move['from']} -> {move['to']}: {move['reason']}")
     return lines
+
+
+def _slice_line(found: Mapping[str, Any]) -> str:
+    """One slice that a guard shows."""
+    evidence = f"log e {found['log_e']:.1f} of {found['threshold']:.1f}"
+    return f"      {found['verdict']:12} {found['kind']} on {found['slice']}: {found['detail']} ({evidence})"
 
 
 def monitor_lines(found: Mapping[str, Any]) -> list[str]:

@@ -256,6 +256,7 @@ class Answering:
             settings.slo_s,
             chosen.is_random,
             chosen.key_hash,
+            request.rows,
         )
         self._telemetry.book(served)
         return latency_s

@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
+from ray_mlops.serving.slicing import SliceColumn
+
 NAMESPACE = "ray_mlops"
 """Ray namespace of the detached actors."""
 ROUTES_ACTOR, ROLLOUTS_ACTOR, MONITOR_ACTOR = "routes", "rollouts", "monitor"
@@ -51,6 +53,8 @@ class ModelRoutes:
     """Which ``config.deployed`` event of stream ``{model}/config`` holds the model's configuration."""
     slow_ms: float | None = None
     """The champion's frozen latency threshold (model time), while a candidate is on trial."""
+    slices: tuple[SliceColumn, ...] = ()
+    """Slices of traffic that are counted by themselves, frozen like the threshold."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,7 +63,8 @@ class ModelRoutes:
     def from_json(cls, content: Mapping[str, Any]) -> "ModelRoutes":
         names = ("champion", "candidate", "previous")
         arms = {name: Arm(**content[name]) if content.get(name) else None for name in names}
-        return cls(**{**content, **arms})
+        slices = tuple(SliceColumn.from_json(column) for column in content.get("slices", ()))
+        return cls(**{**content, **arms, "slices": slices})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,11 @@ class Tally:
     keys: tuple[tuple[int, int], ...] = ()
     """Routing keys that did something for the first time in this rollout, as far as this replica knows: hash, and
     what (``serving.rollout.units``)."""
+    slices: tuple[tuple[int, int, int, int], ...] = ()
+    """Number of a slice (``slice_labels`` of the routes), and the requests without a key that touched it under a
+    split of traffic: all, failed, slow. Only slices that have any."""
+    slice_keys: tuple[tuple[int, int, int], ...] = ()
+    """Number of a slice, and what a routing key did in it for the first time: ``units.slice_keys``, and what."""
 
     def key(self) -> tuple[str, int, int, str]:
         return self.model, self.route_version, self.epoch, self.arm
@@ -175,7 +185,7 @@ class MonitorView(Protocol):
 
         Columns: ``prediction_id, request_id, window (int64), event_time, arm, version, route_version,
         routing_key_hash (null without a key), pinned, weight, label (float64: 0/1, class index or value),
-        prediction`` (or ``prediction.CLASS``).
+        prediction`` (or ``prediction.CLASS``), and ``features.NAME`` of columns that define slices.
         """
 
     async def closed_window(self, model: str) -> int | None:

@@ -5,13 +5,15 @@ happens on one event loop.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ray_mlops.serving.protocol import ArmName, ModelRoutes, Outcome, Tally
 from ray_mlops.serving.rollout.units import KeyNews, KnownKeys
+from ray_mlops.serving.slice_counter import SliceCounter, SliceTotals
 
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histograms' buckets, seconds."""
@@ -41,6 +43,8 @@ class Served:
     """False for traffic that was not assigned at random: pinned, or sent while an arm was still loading."""
     key_hash: int | None = None
     """Of the routing key that decided; None: the request did."""
+    rows: Sequence[Mapping[str, Any]] = ()
+    """Raw inputs, for slices."""
 
 
 class Histogram:
@@ -111,6 +115,7 @@ class Telemetry:
         """What differs from what was last delivered."""
         self._keys: dict[str, tuple[str, KnownKeys]] = {}
         """By model, for one rollout."""
+        self._slices = SliceCounter()
 
     def arrive(self) -> tuple[int, float]:
         """Note an arrival; returns a token for ``leave`` and the time, unix seconds, which never runs back."""
@@ -166,6 +171,7 @@ class Telemetry:
 
     def changed(self) -> list[Tally]:
         """Return the totals that differ from what was last delivered."""
+        self._slices.count()
         return [counts.tally() for counts in self._changed if counts.is_changed]
 
     def delivered(self, tallies: Iterable[Tally]) -> None:
@@ -209,6 +215,8 @@ class Telemetry:
         if served.key_hash is not None and counts.is_split:
             news = self._known_keys(routes).note(served.key_hash, failed, slow, over_slo)
             counts.add_key(served.key_hash, news, failed, slow, over_slo)
+        if counts.slices is not None:
+            self._slices.add(routes, counts.slices, served.rows, served.key_hash, failed, slow)
 
     def _counts(self, served: Served) -> "_Counts":
         routes = served.routes
@@ -246,7 +254,7 @@ class _Counts:
 
     __slots__ = (
         *("key", "routes", "epoch", "weight", "is_split", "is_changed"),
-        *("requests", "errors", "slow", "slo_violations", "keyed", "keys"),
+        *("requests", "errors", "slow", "slo_violations", "keyed", "keys", "slices"),
     )
 
     def __init__(self, key: TallyKey, routes: ModelRoutes) -> None:
@@ -257,6 +265,7 @@ class _Counts:
         self.requests = self.errors = self.slow = self.slo_violations = 0
         self.keyed = [0, 0, 0, 0]
         self.keys: list[KeyNews] = []
+        self.slices = SliceTotals() if self.is_split and routes.slices else None
 
     def add_key(self, key_hash: int, news: int, failed: bool, slow: bool, over_slo: bool) -> None:
         """Count a request that has a routing key."""
@@ -273,4 +282,7 @@ class _Counts:
         """The counts of this moment."""
         counted = (self.requests, self.errors, self.slow, self.slo_violations)
         a, b, c, d = self.keyed
-        return Tally(*self.key, self.weight, *counted, keyed=(a, b, c, d), keys=tuple(self.keys))
+        tally = Tally(*self.key, self.weight, *counted, keyed=(a, b, c, d), keys=tuple(self.keys))
+        if self.slices is None:
+            return tally
+        return replace(tally, slices=self.slices.counts(), slice_keys=tuple(self.slices.keys))

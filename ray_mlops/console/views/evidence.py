@@ -56,6 +56,22 @@ def _row(guard: Mapping[str, Any]) -> dict[str, Any]:
         "fill_tone": "good" if question == "noninferiority" else "bad",
         "detail": guard.get("detail") or "",
         "dry_run": bool(guard.get("dry_run")),
+        "slices": [_slice(found) for found in guard.get("slices") or ()],
+    }
+
+
+def _slice(found: Mapping[str, Any]) -> dict[str, Any]:
+    """One slice of traffic, as a row below its guard."""
+    word, tone = _WORDS.get(("regression", str(found.get("verdict"))), ("too few", "muted"))
+    ratio = evidence_ratio(found)
+    return {
+        "name": f"{found.get('kind')} on {found.get('slice')}",
+        "word": word,
+        "tone": tone,
+        "fill": None if ratio is None else round(100 * min(max(ratio, 0.0), 1.0), 1),
+        "log_e": found.get("log_e"),
+        "threshold": found.get("threshold"),
+        "detail": found.get("detail") or "",
     }
 
 

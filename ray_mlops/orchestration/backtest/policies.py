@@ -18,7 +18,7 @@ from ray_mlops.monitoring.service import MonitorService
 from ray_mlops.monitoring.submission import JobState
 from ray_mlops.orchestration.backtest.history import History
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.prediction_log.files import log_path
+from ray_mlops.serving.prediction_log.listing import log_path
 from ray_mlops.serving.protocol import LOG_COLUMNS, Arm, LabelRecord, ModelRoutes
 from ray_mlops.serving.routes import commit_routes
 from ray_mlops.training.bundle import ModelBundle

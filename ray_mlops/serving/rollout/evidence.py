@@ -98,6 +98,16 @@ class LossEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceEvidence:
+    """What is known of one slice of traffic."""
+
+    name: str
+    counts: tuple[RouteCounts, ...] = ()
+    """Units of the slice: a routing key is one in each slice that it comes to. Only their ``units`` are filled in."""
+    losses: LossEvidence = field(default_factory=LossEvidence)
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """All that a decision may look at, besides the rollout's own events and the clock."""
 
@@ -116,6 +126,10 @@ class Observation:
     recent: ArmCounts = ArmCounts()
     """The newest requests of the version on trial, open epochs included, for hard limits."""
     losses: LossEvidence = field(default_factory=LossEvidence)
+    slices: tuple[SliceEvidence, ...] = ()
+    """Every slice that was defined when the rollout began, whether anything came of it or not."""
+    slice_problem: str = ""
+    """Why a column has no slices, if so."""
     closed_through: int | None = None
     """The last epoch in ``counts``."""
     event_now_us: int | None = None

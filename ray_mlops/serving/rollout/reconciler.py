@@ -253,6 +253,10 @@ class Reconciler:
             counts=trial.book.counts(),
             recent=trial.book.recent(arm, after) if state.stage not in PASSING else ArmCounts(),
             losses=trial.losses,
+            slices=trial.slices(routes),
+            slice_problem="; ".join(f"no slices of {c.name}: {c.problem}" for c in routes.slices if c.problem)
+            if routes
+            else "",
             closed_through=trial.book.closed_through,
             event_now_us=self._event_now_us(),
         )

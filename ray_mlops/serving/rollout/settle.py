@@ -20,6 +20,7 @@ from ray_mlops.serving.rollout.shadow import champion_slow_ms
 from ray_mlops.serving.rollout.state import ON_TRIAL, RolloutState, desired_aliases, desired_routes
 from ray_mlops.serving.routes import commit_routes
 from ray_mlops.serving.routing import rollout_salt
+from ray_mlops.serving.slicing import freeze_slices
 
 logger = logging.getLogger(__name__)
 
@@ -76,10 +77,12 @@ class Settler:
         routes, registered = self._record.routes, self._record.versions[state.version]
         if routes is None:
             return
-        slow_ms = routes.slow_ms
+        slow_ms, slices = routes.slow_ms, routes.slices
         if routes.rollout_id != state.rollout_id and (state.stage == "preparing" or state.stage in ON_TRIAL):
-            quantile, champion = config.rollout.guards.latency_quantile, routes.champion.version
-            slow_ms = await asyncio.to_thread(champion_slow_ms, self._files, routes.model, champion, quantile)
+            guards, champion = config.rollout.guards, routes.champion
+            arguments = (self._files, routes.model, champion.version, guards.latency_quantile)
+            slow_ms = await asyncio.to_thread(champion_slow_ms, *arguments)
+            slices = await asyncio.to_thread(freeze_slices, champion.bundle, guards.slices, guards.max_slice_values)
         wanted = desired_routes(
             routes,
             state,
@@ -87,6 +90,7 @@ class Settler:
             salt=rollout_salt(state.rollout_id),
             isolated=config.rollout.isolation == "isolated",
             slow_ms=slow_ms,
+            slices=slices,
         )
         if wanted != routes:
             commit_routes(self._ledger, wanted, self._record.route_stream_version, **self._stamp())

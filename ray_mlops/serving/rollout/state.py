@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from ray_mlops.ledger import LedgerEvent
 from ray_mlops.serving.protocol import Arm, ModelRoutes
+from ray_mlops.serving.slicing import SliceColumn
 
 Stage = Literal[
     "pending",
@@ -187,6 +188,7 @@ def desired_routes(
     salt: int,
     isolated: bool,
     slow_ms: float | None,
+    slices: tuple[SliceColumn, ...] = (),
 ) -> ModelRoutes:
     """Return the routes that a state wants; the same value when they are in force already.
 
@@ -197,10 +199,11 @@ def desired_routes(
         salt: The rollout's routing salt.
         isolated: Whether the candidate runs in an application of its own.
         slow_ms: The champion's latency threshold, frozen when the candidate is first named.
+        slices: Slices of traffic, frozen with it.
     """
     if state.stage in ("pending", "validating") or (state.stage == "preparing" and isolated):
         return routes
-    without = replace(routes, candidate=None, slow_ms=None, champion=replace(routes.champion, weight=1.0))
+    without = replace(routes, candidate=None, slow_ms=None, slices=(), champion=replace(routes.champion, weight=1.0))
     holds = routes.champion.version == state.version
     if state.stage in HELD:
         champion, previous = Arm(state.version, *bundle), without.champion
@@ -210,7 +213,7 @@ def desired_routes(
             return replace(without, champion=routes.previous, previous=None)
         return without
     if routes.rollout_id != state.rollout_id:
-        routes = replace(routes, salt=salt, rollout_id=state.rollout_id, slow_ms=slow_ms)
+        routes = replace(routes, salt=salt, rollout_id=state.rollout_id, slow_ms=slow_ms, slices=slices)
     candidate = Arm(state.version, *bundle, "isolated" if isolated else "in_replica", state.weight)
     return replace(routes, candidate=candidate, champion=replace(routes.champion, weight=1.0 - state.weight))
 

@@ -10,13 +10,23 @@ from dataclasses import astuple, dataclass
 from math import inf
 from typing import Any
 
+import numpy as np
+
 from ray_mlops.errors import StoreError
 from ray_mlops.serving.protocol import ArmName, Tally
 from ray_mlops.serving.rollout.evidence import ArmCounts, RouteCounts, UnitCounts
-from ray_mlops.serving.rollout.units import FAILED, FIRST, FIRST_FAILED, FIRST_OVER_SLO, SLOW, KnownKeys
+from ray_mlops.serving.rollout.units import (
+    FAILED,
+    FIRST,
+    FIRST_FAILED,
+    FIRST_OVER_SLO,
+    MAX_SLICE_KEYS,
+    SLOW,
+    KnownKeys,
+)
 
-SCHEMA_VERSION = 2
-"""Of a checkpoint; version 1 had no units."""
+SCHEMA_VERSION = 3
+"""Of a checkpoint; version 1 had no units, version 2 no slices."""
 _Total = tuple[int, float, ArmName]
 """Route version, the candidate's weight under it, arm."""
 
@@ -37,6 +47,9 @@ class TallyBook:
         self._closed: dict[_Total, ArmCounts] = {}
         self._units: dict[_Total, UnitCounts] = {}
         self._keys = KnownKeys()
+        self._slices: dict[tuple[_Total, int], UnitCounts] = {}
+        """By slice as well."""
+        self._slice_keys = KnownKeys(MAX_SLICE_KEYS)
         self._newest: dict[ArmName, list[tuple[int, int, ArmCounts]]] = {"champion": [], "candidate": []}
 
     def add(self, replica: str, tallies: Iterable[Tally]) -> None:
@@ -65,6 +78,7 @@ class TallyBook:
             total = (tally.route_version, tally.weight, tally.arm)
             self._closed[total] = self._closed.get(total, ArmCounts()) + _counts(tally)
             self._units[total] = self._units.get(total, UnitCounts()) + self._new_units(tally)
+            self._add_slices(total, tally)
             self._newest[tally.arm].append((tally.epoch, tally.route_version, _counts(tally)))
         self.closed_through = epoch
         for arm, entries in self._newest.items():
@@ -83,6 +97,20 @@ class TallyBook:
             RouteCounts(version, weight, **arms, units=self._units_of(version, weight, arms))
             for (version, weight), arms in sorted(found.items())
         )
+
+    def slice_counts(self) -> dict[int, tuple[RouteCounts, ...]]:
+        """Units of closed epochs by the number of their slice, by rising route version; only where there are any."""
+        found: dict[int, dict[tuple[int, float], dict[ArmName, UnitCounts]]] = {}
+        for ((version, weight, arm), number), counts in sorted(self._slices.items()):
+            found.setdefault(number, {}).setdefault((version, weight), {})[arm] = counts
+        nothing = UnitCounts()
+        return {
+            number: tuple(
+                RouteCounts(*route, units=(arms.get("candidate", nothing), arms.get("champion", nothing)))
+                for route, arms in routes.items()
+            )
+            for number, routes in found.items()
+        }
 
     def recent(self, arm: ArmName, after_route_version: int = 0) -> ArmCounts:
         """Count the newest ``keep_requests`` requests of an arm, open epochs included.
@@ -105,11 +133,15 @@ class TallyBook:
             "newest": {arm: [[e, v, *astuple(c)] for e, v, c in entries] for arm, entries in self._newest.items()},
             "units": [[*key, *astuple(counts)] for key, counts in sorted(self._units.items())],
             "known_keys": self._keys.to_json(),
+            "slices": [[*total, number, *astuple(counts)] for (total, number), counts in sorted(self._slices.items())],
+            "slice_keys": self._slice_keys.to_json(),
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "TallyBook":
         """Rebuild what ``to_json`` wrote; what version 1 counted by request stays counted by request.
+
+        Slices of a rollout that an earlier release began are counted from here on.
 
         Raises:
             StoreError: A newer release wrote it.
@@ -127,6 +159,9 @@ class TallyBook:
         else:
             book._units = {(v, weight, arm): UnitCounts(*counts) for v, weight, arm, *counts in content["units"]}
             book._keys = KnownKeys.from_json(content["known_keys"])
+        if version >= 3:
+            book._slices = {((v, w, arm), number): UnitCounts(*row) for v, w, arm, number, *row in content["slices"]}
+            book._slice_keys = KnownKeys.from_json(content["slice_keys"], MAX_SLICE_KEYS)
         return book
 
     def _is_closed(self, epoch: int) -> bool:
@@ -139,6 +174,17 @@ class TallyBook:
         return UnitCounts.of_requests(ArmCounts(*keyless)) + UnitCounts(
             *(sum(bool(new & kind) for new in news) for kind in (FIRST, FIRST_FAILED, FIRST_OVER_SLO, FAILED, SLOW))
         )
+
+    def _add_slices(self, total: _Total, tally: Tally) -> None:
+        found = {number: np.array(counts) for number, *counts in tally.slices}
+        news = self._slice_keys.merge((key, said) for _, key, said in tally.slice_keys)
+        for (number, _, _), new in zip(tally.slice_keys, news, strict=True):
+            if new:
+                counts = found.setdefault(number, np.zeros(3, np.int64))
+                counts += [bool(new & kind) for kind in (FIRST, FAILED, SLOW)]
+        for number, (units, errors, slow) in ((number, counts.tolist()) for number, counts in found.items()):
+            known = self._slices.get((total, number), UnitCounts())
+            self._slices[total, number] = known + UnitCounts(units=units, errors=errors, slow=slow)
 
     def _units_of(
         self, version: int, weight: float, arms: Mapping[ArmName, ArmCounts]

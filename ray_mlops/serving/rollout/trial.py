@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,13 @@ from ray_mlops.errors import RayMLOpsError
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.protocol import ModelRoutes, MonitorView
 from ray_mlops.serving.rollout.arms import ArmControl
-from ray_mlops.serving.rollout.evidence import LossEvidence
+from ray_mlops.serving.rollout.evidence import LossEvidence, SliceEvidence
 from ray_mlops.serving.rollout.record import ModelRecord
 from ray_mlops.serving.rollout.shadow import BundleFacts, ShadowLog, aligned, gather_losses
+from ray_mlops.serving.rollout.slice_losses import losses_by_slice
 from ray_mlops.serving.rollout.state import RolloutState
 from ray_mlops.serving.rollout.tally_book import TallyBook
+from ray_mlops.serving.slicing import slice_labels
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +45,8 @@ class Trial:
     def __init__(self, state: RolloutState, config: ProjectConfig, after_us: int, files: Files) -> None:
         self.rollout_id = state.rollout_id
         self.losses = LossEvidence(problem="no labels yet")
+        self.slice_losses: tuple[LossEvidence, ...] = ()
+        """By the number of the slice."""
         self.evaluated = state.window
         """The last window that was looked at."""
         self.book = TallyBook(state.first_route_version, config.rollout.guards.hard_error_requests)
@@ -51,6 +57,8 @@ class Trial:
         self._path = f"rollouts/{state.model}.json"
         self._facts: BundleFacts | None = None
         self._shadow: ShadowLog | None = None
+        self._seen: tuple[int, int, int] | None = None
+        """Labelled rows, scored rows and route version of ``slice_losses``."""
         self._restore()
 
     async def gather_losses(
@@ -78,16 +86,28 @@ class Trial:
             return False
         if through is not None and labelled.num_rows:
             labelled = labelled.filter(pc.less_equal(labelled["window"], through))
-        self.losses = gather_losses(
-            labelled,
-            self._shadow.predictions if self._shadow else {},
-            self._facts,
+        gather = partial(
+            gather_losses,
+            scored=self._shadow.predictions if self._shadow else {},
+            facts=self._facts,
             champion=routes.champion.version,
             after_us=self._after_us,
             weights=record.weights,
             problem=problem,
         )
+        self.losses = gather(labelled)
+        if routes.slices:
+            await self._gather_slices(labelled, routes, gather)
         return True
+
+    def slices(self, routes: ModelRoutes | None) -> tuple[SliceEvidence, ...]:
+        """What is known of each slice that the routes define."""
+        labels = slice_labels(routes.slices) if routes else ()
+        counts = self.book.slice_counts() if labels else {}
+        losses = self.slice_losses or (LossEvidence(),) * len(labels)
+        return tuple(
+            SliceEvidence(label, counts.get(number, ()), losses[number]) for number, label in enumerate(labels)
+        )
 
     async def save(self) -> None:
         """Write the checkpoint."""
@@ -97,6 +117,15 @@ class Trial:
     @property
     def _window_us(self) -> int:
         return round(self._config.monitoring.window.total_seconds() * 1e6)
+
+    async def _gather_slices(
+        self, labelled: pa.Table, routes: ModelRoutes, gather: Callable[[pa.Table], LossEvidence]
+    ) -> None:
+        """Bring ``slice_losses`` up to date, in a thread; most of the time nothing was closed or scored since."""
+        seen = (labelled.num_rows, len(self._shadow.predictions) if self._shadow else 0, routes.version)
+        if seen != self._seen:
+            self.slice_losses = await asyncio.to_thread(losses_by_slice, labelled, routes.slices, gather)
+            self._seen = seen
 
     async def _score(self, routes: ModelRoutes, state: RolloutState, arms: ArmControl) -> str:
         """In the shadow, let the candidate score what was logged since; returns why that cannot be done."""

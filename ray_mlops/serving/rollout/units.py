@@ -6,10 +6,11 @@ So a replica notes what a key does for the first time, and the reconciler counts
 """
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 FIRST: Final = 1
 """A key's first request under a split of traffic."""
@@ -27,8 +28,25 @@ MAX_KEYS: Final = 65_536
 """Keys of one rollout that a replica, and the reconciler, can tell apart. A key that is new when all places are
 taken stays out of the tests, which costs power and not validity: who comes late does not depend on the arm."""
 
+MAX_SLICE_KEYS: Final = 2 * MAX_KEYS
+"""The same for pairs of a key and a slice."""
+_HASH_STEP = 0x9E3779B97F4A7C15
+
 KeyNews = tuple[int, int]
 """Hash of a routing key, and what it did for the first time."""
+
+
+def slice_keys(key_hashes: Any, slice_numbers: Any) -> npt.NDArray[np.uint64]:
+    """Hash routing keys within slices, unsigned 64-bit integers [n]: the units of the tests on those slices.
+
+    Example:
+        >>> slice_keys([7, 7, 8], [0, 1, 0]).tolist() == slice_keys([7, 7, 8], [0, 1, 0]).tolist()
+        True
+        >>> len(set(slice_keys([7, 7, 8], [0, 1, 0]).tolist()))
+        3
+    """
+    step = np.asarray(slice_numbers, np.uint64) + np.uint64(1)
+    return np.asarray(key_hashes, np.uint64) + step * np.uint64(_HASH_STEP)  # wraps around, as it should
 
 
 class KnownKeys:
@@ -70,6 +88,16 @@ class KnownKeys:
         news = FIRST | (FIRST_FAILED | FAILED if failed else 0) | (SLOW if slow else 0)
         self._known[key] = news & _LASTING
         return news | (FIRST_OVER_SLO if over_slo else 0)
+
+    def note_all(self, keys: Sequence[int], failed: Sequence[bool], slow: Sequence[bool]) -> list[tuple[int, int]]:
+        """Take requests [n] in order; returns the place and the news of those that bring any."""
+        known, found = self._known, []
+        for place, key in enumerate(keys):
+            if key in known and not failed[place] and not slow[place]:
+                continue
+            if news := self.note(key, failed[place], slow[place], False):
+                found.append((place, news))
+        return found
 
     def merge(self, news: Iterable[KeyNews]) -> list[int]:
         """Take news of one replica; returns, for each item, what is new to all replicas.

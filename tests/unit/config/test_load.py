@@ -51,6 +51,8 @@ def test_misspelt_key_in_a_list_of_features_is_found() -> None:
         ("monitoring.window", 5, "monitoring.window: expected a duration like"),
         ("training.model", "os.system", "training.model: expected a dotted path"),
         ("rollout.steps", [0.5, 0.1], "rollout: steps must rise strictly"),
+        ("rollout.guards.slices", ["a", "a"], "rollout.guards: a column is listed twice in slices"),
+        ("rollout.guards.slices", list("abcdef"), "rollout.guards.slices: .*at most 5"),
         ("data.split", {"by": "time"}, "needs 'event_time'"),
         ("name", "Bad Name", "name: should match pattern .*'Bad Name'"),
         ("training", 3, "training: should be a section: a mapping of keys, got 3"),
@@ -166,3 +168,12 @@ def test_store_of_a_job_is_not_in_the_working_directory_that_ray_deletes(tmp_pat
     uploaded = Path("/tmp/ray/session/runtime_resources/working_dir_files/_ray_pkg_1")
     assert base_directory(uploaded) == Path.home()
     assert base_directory(tmp_path) == tmp_path
+
+
+def test_slices_are_inputs_whose_values_may_be_shown() -> None:
+    sliced = {"rollout.guards.slices": ["carrier"]}
+    assert build_config(SMALL, sliced).rollout.guards.slices == ["carrier"]
+    with pytest.raises(ConfigError, match=r"carrier, which serving\.log\.redact hides"):
+        build_config(SMALL, {**sliced, "serving.log.redact": {"carrier": "hash"}})
+    with pytest.raises(ConfigError, match=r"carrier, which is not in data\.features \(origin\)"):
+        build_config(SMALL, {**sliced, "data.features": [{"name": "origin"}]})

@@ -430,3 +430,15 @@ def test_model_that_was_never_served_has_all_pages(data: Any, ask: Ask) -> None:
     data.known["bare"] = ModelFacts("bare")
     for page in ("", "/rollout", "/drift", "/performance", "/lineage"):
         assert Page(ask(data, f"/models/bare{page}")).words
+
+
+def test_rollout_shows_the_slices_with_most_evidence(data: Any, ask: Ask) -> None:
+    found = {"slice": "carrier=AA", "kind": "errors", "verdict": "fail", "log_e": 9.4, "threshold": 7.5}
+    found["detail"] = "14 of 60 against the champion's 3 of 540"
+    few = {**found, "slice": "carrier=<b>", "verdict": "inconclusive", "detail": "2 of 9"}
+    guard = {"name": "slices", "question": "regression", "verdict": "fail", "log_e": 6.0, "threshold": 4.1}
+    guard |= {"detail": "errors on carrier=AA", "dry_run": False, "slices": [found, few]}
+    data.rollouts["flights"] = {**data.rollouts["flights"], "guards": [guard]}
+    words = Page(ask(data, "/models/flights/rollout")).words
+    assert "errors on carrier=AA worse 9.4 7.5 14 of 60 against the champion's 3 of 540" in words
+    assert "errors on carrier=<b> too few" in words

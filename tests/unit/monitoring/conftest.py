@@ -1,7 +1,7 @@
 """Traffic with a known truth, a monitor over it, and a service with a ledger, a store and two bundles."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -267,6 +267,7 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
     def make(
         columns: Mapping[str, Any] | None = None,
         redact: Mapping[str, str] | None = None,
+        slices: Sequence[str] = (),
         store: str = "store",
         **over: Any,
     ) -> World:
@@ -294,6 +295,7 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
             },
             "serving": {"log": {"redact": dict(redact or {})}},
             "monitoring": MONITORING,
+            "rollout": {"guards": {"slices": list(slices)}},
             "retraining": {"cool_down": "12h", "window": "24h", "holdout": "2h", "min_rows": 50, **over},
         }
         config = build_config(content, {})

@@ -184,3 +184,17 @@ def test_epoch_is_the_same_for_another_process(make_world: Any) -> None:
     world = make_world()
     other = begin_epoch(MODEL, Ledger(world.ledger.url), world.files, None)
     assert other.reference == begin(world).reference
+
+
+def test_labelled_rows_tell_the_columns_that_define_slices_also_after_a_restart(make_world: Any) -> None:
+    world = make_world(slices=["city"])
+    for window in range(FIRST, FIRST + 6):
+        rows = world.log(world.traffic.window(window))
+        world.hand_over(rows)
+        world.label(rows)
+    told = world.service.labelled(MODEL, FIRST - 1)
+    assert told.num_rows > 0
+    assert {"features.city", "label"} <= set(told.column_names)
+    assert "features.x" not in told.column_names
+    again = world.restart().labelled(MODEL, FIRST - 1)
+    assert again["features.city"].to_pylist() == told["features.city"].to_pylist()

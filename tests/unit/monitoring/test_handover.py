@@ -161,3 +161,9 @@ def test_violations_are_values_outside_range_or_domain(column: str, rule: dict[s
 def test_violations_are_handed_over_by_window() -> None:
     sent = build_handover("m", "r", 1, rows(), Reference("ref", BINS, HOUR, {"x": ColumnContract(max=1.0)}))
     assert sent.violations == {0: {"x": 1}, 1: {"x": 1}}
+
+
+def test_columns_that_define_slices_stay_with_the_keys() -> None:
+    sent = build_handover("m", "r", 1, rows(), Reference("ref", BINS, HOUR, kept=("city", "nowhere")))
+    assert sent.rows["features.city"].to_pylist() == ["a", "b", None, "z"]
+    assert "features.x" not in sent.rows.column_names

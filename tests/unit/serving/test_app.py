@@ -24,6 +24,7 @@ from ray_mlops.errors import (
 from ray_mlops.serving import answering, parts
 from ray_mlops.serving.following import RouteFollower, TallyReporter
 from ray_mlops.serving.protocol import Arm, RouteTable
+from ray_mlops.serving.slicing import SliceColumn
 
 ROW = {"distance": 200.0, "carrier": "UA"}
 OPERATOR = {"authorization": "Bearer o-token"}
@@ -780,3 +781,27 @@ async def test_multiclass_and_regression_answers(rig: Any, kit: Any) -> None:
         f"prediction.{name}" for name in kit.CLASSES["multiclass"]
     ]
     assert np.isfinite(regression["prediction"].to_numpy()).all()
+
+
+@run
+async def test_requests_are_counted_in_their_slices_by_the_arm_they_were_assigned_to(rig: Any, kit: Any) -> None:
+    rig.arms.behaviours["2"] = lambda rows: ConnectionError("gone")
+    slices = (SliceColumn("carrier", values=("UA",)), SliceColumn("distance", edges=(500.0,)))
+    await rig.apply(replace(kit.split(0.9999999), slices=slices))
+    rows = [ROW, {"distance": None, "carrier": "ZZ"}]
+    assert (await post(rig, "/predict", {"instances": rows})).status_code == 200
+    assert (await post(rig, "/predict", {"instances": [ROW], "routing_key": "user-1"})).status_code == 200
+    await post(rig, "/predict", {"instances": [ROW]}, x_model_version="2", **OPERATOR)
+    counted = tally(rig, "candidate")
+    assert counted.slices == ((0, 1, 1, 0), (1, 1, 1, 0), (3, 1, 1, 0), (5, 1, 1, 0)), "UA, other, near, no distance"
+    assert [number for number, _, _ in counted.slice_keys] == [0, 3]
+
+
+@run
+async def test_request_that_the_champion_fails_leaves_no_row_and_counts_in_its_slice(rig: Any, kit: Any) -> None:
+    slices = (SliceColumn("carrier", values=("UA",)),)
+    await rig.apply(replace(kit.split(1e-9), slices=slices))
+    rig.bundles["one"].model.fault = lambda: float("nan")
+    assert (await post(rig, "/predict", {"instances": [ROW]})).status_code == 500
+    assert tally(rig, "champion").slices == ((0, 1, 1, 0),)
+    assert rig.log.accounting["accepted"] == 0

@@ -131,6 +131,32 @@ def test_score_shift_is_seen_but_dry_by_default() -> None:
     assert said(Observation(losses=same), "score_shift", "regression").verdict == "pass"
 
 
+def test_score_bins_are_cut_from_the_first_scores_and_stay() -> None:
+    on = np.arange(1000) % 2 == 0
+    scores = np.concatenate([np.linspace(0, 1, 200), np.where(on[200:], 5.0, 7.0)])
+    evidence = LossEvidence(np.empty(0), np.full(1000, 0.2), on, np.full(1000, 0.5), scores)
+    verdict = said(Observation(losses=evidence), "score_shift", "regression")
+    assert verdict.verdict == "pass", "what lies beyond all bins is one bin: 5 and 7 are not told apart"
+    few = LossEvidence(np.empty(0), np.full(199, 0.2), on[:199], np.full(199, 0.5), scores[:199])
+    assert said(Observation(losses=few), "score_shift", "regression").detail == "199 of 200 scores to cut bins from"
+
+
+def test_identical_scores_are_found_different_at_most_alpha_of_the_time_however_often_looked_at() -> None:
+    generator, found = np.random.default_rng(8), 0
+    for _ in range(100):
+        on, scores = generator.random(1500) < 0.25, generator.normal(size=1500)
+        looks = (
+            LossEvidence(np.empty(0), np.full(n, 0.2), on[:n], np.full(n, 0.25), scores[:n])
+            for n in range(200, 1501, 100)
+        )
+        guards = GuardsConfig(dry_run=["errors", "latency", "loss"])
+        found += any(
+            said(Observation(losses=look), "score_shift", "regression", guards=guards).verdict == "fail"
+            for look in looks
+        )
+    assert found <= 10  # binomial(100, .05) exceeds 10 with probability 1 %
+
+
 def test_alpha_is_shared_by_the_guards_that_act() -> None:
     for dry_run in ([], ["score_shift"], ["score_shift", "latency"], ["errors", "loss"]):
         guards = GuardsConfig(dry_run=dry_run)  # type: ignore[arg-type]

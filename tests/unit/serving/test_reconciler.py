@@ -1,8 +1,9 @@
 """A whole rollout by hand: real ledger and files, scripted arms, registry and monitor, and a clock that we turn."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from ray_mlops.config import ProjectConfig, build_config, config_hash
+from ray_mlops.data.reference import ColumnReference, ReferenceProfile
 from ray_mlops.errors import (
     GateRefusedError,
     ModelNotFoundError,
@@ -26,6 +28,8 @@ from ray_mlops.serving.rollout.reconciler import Reconciler
 from ray_mlops.serving.rollout.shadow import SLOW_FACTOR, SLOW_MARGIN_MS, BundleFacts
 from ray_mlops.serving.rollout.transition import step
 from ray_mlops.serving.routes import commit_routes, read_table
+from ray_mlops.serving.slicing import slice_labels
+from ray_mlops.statistics.bins import CategoricalBins, ColumnCounts, NumericBins
 
 DAY_US = 86_400_000_000
 Result = TypeVar("Result")
@@ -674,3 +678,91 @@ def test_restart_scores_no_row_twice(world: World) -> None:
         return scored
 
     assert play(scene) == 300
+
+
+class SlicedWorld(World):
+    """A tenth of traffic is carrier AA, of which the candidate fails a third; elsewhere it fails less."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, {"steps": [0.3, 0.5], "guards": {"slices": ["carrier", "speed"]}})
+        self.error_rates = {"champion": 0.03, "candidate": 0.03}
+        carriers = ["AA"] * 2 + ["DL"] * 18
+        bins = CategoricalBins.from_sample(carriers)
+        carrier = ColumnReference(bins, {1: ColumnCounts.of(bins, carriers)}, "categorical")
+        profile = ReferenceProfile(DAY_US, {"carrier": carrier})
+        Files("b1").write("profile.json", json.dumps(profile.to_json()).encode())
+
+    def serve(self, requests: int = 400, epoch: int | None = None) -> None:
+        super().serve(requests, epoch)
+        labels = slice_labels(self.routes.slices)
+        for key, tally in self.tallies.items():
+            if tally.slices or not 0.0 < tally.weight < 1.0:
+                continue
+            few = tally.requests // 10
+            errors = few // 3 if tally.arm == "candidate" else few // 30
+            found = {"carrier=DL": (tally.requests - few, errors // 2), "carrier=AA": (few, errors)}
+            counts = tuple((labels.index(name), n, failed, 0) for name, (n, failed) in found.items())
+            self.tallies[key] = replace(tally, slices=counts)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_candidate_that_fails_on_one_slice_is_rolled_back_and_the_reason_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = SlicedWorld(tmp_path)
+
+    async def scene() -> dict[str, Any]:
+        world.register("2")
+        for _ in range(20):
+            await world.day(300)
+            if restarts:
+                world.start()
+                Files("b1").write("profile.json", b"gone")  # what is frozen stays, whatever becomes of the bundle
+            if world.state() == "rolled_back":
+                break
+        return await world.reconciler.view()
+
+    view = play(scene)
+    assert world.state() == "rolled_back"
+    reasons = [e.payload["reason"] for e in world.ledger.read("m/rollout", kind="rollout.moved")]
+    assert "evidence of regression in slices: errors on carrier=AA: " in reasons[-2]
+    routes = [e.payload for e in world.ledger.read("m/routes") if e.payload["candidate"]]
+    assert [column["values"] for column in routes[0]["slices"]] == [["DL", "AA"], []]
+    assert all(payload["slices"] == routes[0]["slices"] for payload in routes)
+    assert "no slices of speed: it is not an input of the champion" in reasons[-2]
+    assert world.routes.slices == ()
+    assert any("carrier=AA" in move["reason"] for move in view["history"])
+    guards = world.ledger.read("m/rollout", kind="rollout.moved")[-2].payload["evidence"]["guards"]
+    assert next(guard for guard in guards if guard["name"] == "slices")["slices"][0]["slice"] == "carrier=AA"
+
+
+def test_candidate_that_loses_more_on_one_slice_only_is_rolled_back_in_the_shadow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(1).normal(size=4000)
+    bins = NumericBins.from_sample(values)
+    profile = ReferenceProfile(DAY_US, {"x": ColumnReference(bins, {1: ColumnCounts.of(bins, values)}, "numeric")})
+    Files("b1").write("profile.json", json.dumps(profile.to_json()).encode())
+    world = World(tmp_path, {"guards": {"slices": ["x"]}})
+    labelled = world.monitor.labelled
+
+    async def with_slices(model: str, after_window: int) -> pa.Table:
+        rows = await labelled(model, after_window)
+        return rows.append_column("features.x", rows["prediction"])
+
+    async def score(model: str, version: str, rows: pa.Table) -> Any:
+        x = rows["x"].to_numpy()
+        return x + np.where(x > 1.0, -0.25, 0.06), ()  # 0.01 better on all traffic
+
+    world.monitor.labelled, world.arms.score = with_slices, score  # type: ignore[method-assign]
+
+    async def scene() -> None:
+        world.register("2")
+        await days(world, "rolled_back", most=6)
+
+    play(scene)
+    reason = world.ledger.read("m/rollout", kind="rollout.moved")[-2].payload["reason"]
+    assert "shadow->rolling_back" in world.moves()
+    assert reason.startswith("evidence of regression in slices: loss on x above 0.6")

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from ray_mlops.config import GuardsConfig, ShadowConfig
 from ray_mlops.errors import StoreError
 from ray_mlops.serving.protocol import Arm, ModelRoutes, Tally
-from ray_mlops.serving.rollout.evidence import ArmCounts, UnitCounts
+from ray_mlops.serving.rollout.evidence import ArmCounts, Observation, UnitCounts
+from ray_mlops.serving.rollout.guards import judge
 from ray_mlops.serving.rollout.tally_book import TallyBook
 from ray_mlops.serving.rollout.units import FAILED, FIRST, FIRST_FAILED, FIRST_OVER_SLO, SLOW, KnownKeys
 from ray_mlops.serving.telemetry import Served, Telemetry
@@ -146,3 +148,17 @@ def test_book_reads_a_checkpoint_without_units_and_refuses_a_newer_one() -> None
     assert book.counts()[0].units is None
     with pytest.raises(StoreError, match="schema_version 99"):
         TallyBook.from_json({**old, "schema_version": 99})
+
+
+@pytest.mark.parametrize("outcome", ["error", "timeout", "invalid", "crashed"])
+def test_every_way_to_fail_breaks_the_hard_limit_at_once_with_epochs_still_open(outcome: str) -> None:
+    telemetry, book = Telemetry("a"), TallyBook(keep_requests=20)
+    for index in range(20):
+        telemetry.book(served(None, outcome if index % 3 else "ok", epoch=index // 5))
+        telemetry.book(served(None, outcome, epoch=9, is_counted=False))  # pinned
+    book.add("a", telemetry.changed())
+    assert book.counts() == (), "no epoch is closed"
+    recent = book.recent("candidate")
+    assert (recent.requests, recent.errors) == (20, 13)
+    verdicts = judge(Observation(recent=recent), GuardsConfig(), ShadowConfig())
+    assert [v.verdict for v in verdicts if v.question == "limit"] == ["fail"]
