@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.e2e.commands import Project
+from tests.e2e.commands import CHECKOUT, Project
 
 ROWS = 600
 
@@ -89,7 +89,9 @@ def test_batch_prediction_goes_on_after_a_kill_and_never_mixes_two_runs(project:
 
     pq.write_table(make_rows().slice(0, 50), project.directory / "part00.parquet")
     assert "the input has changed: part00.parquet has other content; give --fresh" in there.run(*command, code=1)
-    assert there.json(*command, "--fresh", "--keep", "label")["rows"] == 2350
+    job = str(CHECKOUT / "jobs" / "batch_predict.py")
+    out, _ = there.python(job, *command[1:], "--fresh", "--keep", "label", "--json")
+    assert json.loads(out)["rows"] == 2350
     assert pq.read_table(inside / "out").column_names == ["id", "label", "prediction", "predicted_label"]
 
 
