@@ -40,6 +40,8 @@ PURE = [
     "monitoring.policy",
     "monitoring.monitor",
     "monitoring.handover",
+    "orchestration.batch_plan",
+    "orchestration.batch_rows",
 ]
 
 

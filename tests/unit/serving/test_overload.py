@@ -5,11 +5,14 @@ import gzip
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import grpc
 import orjson
 import pytest
 
 from ray_mlops.errors import OverloadError, RequestTimeoutError
 from ray_mlops.serving.admission import Admission
+from ray_mlops.serving.dialects.grpc_service import GrpcService
+from ray_mlops.serving.dialects.open_inference_pb2 import ModelInferRequest
 from ray_mlops.serving.http import bodies
 from ray_mlops.serving.http.bodies import BodyReader
 
@@ -62,6 +65,25 @@ class Connection:
             self.status, self.headers = message["status"], dict(message["headers"])
         else:
             self.body += message["body"]
+
+
+class Call:
+    """A gRPC call that remembers its status."""
+
+    code: Any = None
+    details = ""
+
+    def invocation_metadata(self) -> Any:
+        return ()
+
+    def peer(self) -> str:
+        return "unix:"
+
+    def set_code(self, code: Any) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
 
 
 async def settle() -> None:
@@ -199,6 +221,20 @@ async def test_queue_is_bounded_and_says_when_to_come_back(rig: Any, kit: Any) -
     release.set()
     await asyncio.gather(*(connection.task for connection in answered))
     assert [connection.status for connection in answered] == [200, 200]
+
+
+@run
+async def test_queue_is_the_same_for_grpc(rig: Any, kit: Any) -> None:
+    release = hold_places(rig, kit, running=1, waiting=0)
+    await rig.apply(kit.split(0.9999999))
+    running = Connection(rig, "/predict", BODY)
+    await settle()
+    call = Call()
+    await GrpcService(rig.gateway, rig.parts).model_infer(ModelInferRequest(model_name="flights"), call)
+    assert (call.code, call.details[:37]) == (grpc.StatusCode.UNAVAILABLE, "gateway: 1 requests are running and 0")
+    release.set()
+    await running.task
+    assert running.status == 200
 
 
 @run
