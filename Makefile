@@ -22,7 +22,7 @@ test: .venv/.installed lint ## Lint, types and every test (under 15 minutes on 2
 unit: .venv/.installed ## The tests that need no Ray; seconds.
 	$(BIN)/python -m pytest tests/unit ray_mlops -q
 
-conformance: .venv/.installed ## Stock clients of Triton, KServe and MLflow against a small live service.
+conformance: .venv/.installed ## Stock clients and schemathesis against a small live service.
 	$(BIN)/python tests/conformance/run.py
 
 protocol: ## The messages of gRPC from their definition, by a pinned generator in a scratch environment.

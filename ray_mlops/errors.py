@@ -22,6 +22,7 @@
     ├── RegistryError (RuntimeError)
     ├── RequestError (ValueError)           the client's mistake (HTTP 4xx)
     │   ├── PayloadTooLargeError            413
+    │   ├── RequestTimeoutError             408
     │   ├── UnauthorizedError               401
     │   ├── ForbiddenError                  403
     │   └── NotFoundError                   404
@@ -148,6 +149,12 @@ class PayloadTooLargeError(RequestError):
     """The body, or the number of rows, is over the limit."""
 
     status = 413
+
+
+class RequestTimeoutError(RequestError):
+    """The client took too long to send its body."""
+
+    status = 408
 
 
 class UnauthorizedError(RequestError):

@@ -1,4 +1,4 @@
-"""``serve``, ``undeploy``, ``predict``, ``status``, ``rollout``, ``monitor``, ``explain``, ``replay``, ``labels``."""
+"""``serve``, ``undeploy``, ``status``, ``rollout``, ``monitor``, ``explain``, ``replay``, ``labels``."""
 
 import getpass
 import time
@@ -12,14 +12,13 @@ from ray_mlops.cli import EXIT_FAILED, print_json
 from ray_mlops.cli.options import config_option, find_config, json_option, unread_config_option
 from ray_mlops.cli.progress import PhasePrinter
 from ray_mlops.cli.session import session
-from ray_mlops.cli.text_files import read_json_lines
 from ray_mlops.config import ProjectConfig
 from ray_mlops.config.section import parse_duration
 from ray_mlops.errors import ConfigError
 from ray_mlops.serving.client import Client
 
 
-def _client(config: ProjectConfig) -> Client:
+def open_client(config: ProjectConfig) -> Client:
     """A client of the running service, with the operator's token where this machine has it."""
     from ray_mlops.orchestration.addresses import service_address  # after parsing
 
@@ -55,32 +54,6 @@ def undeploy(config: ProjectConfig, model: str | None) -> None:
 
         take_down(config, model or config.name)
     click.echo(f"took {model or config.name} out of service")
-
-
-@click.command()
-@config_option
-@click.argument("rows", default="-")
-@click.option("--routing-key", help="Keep this caller on one arm.")
-def predict(config: ProjectConfig, rows: str, routing_key: str | None) -> None:
-    """Ask the running service for predictions of ROWS: JSON lines in a file, or '-' for standard input."""
-    instances = read_json_lines(rows)
-    with _client(config) as client:
-        print_json(client.predict(instances, routing_key=routing_key))
-
-
-@click.command("batch-predict")
-@config_option
-@click.argument("source")
-@click.argument("output")
-@click.option("--version", default="champion", show_default=True, help="A version or an alias.")
-@click.option("--force", is_flag=True, help="Replace predictions that lie in OUTPUT already.")
-def batch_predict(config: ProjectConfig, source: str, output: str, version: str, force: bool) -> None:
-    """Predict the rows of SOURCE (Parquet, CSV or JSON lines; path or URI) into Parquet files in OUTPUT."""
-    with session(config), PhasePrinter() as phases:
-        from ray_mlops.orchestration.batch import predict_dataset  # after Ray's environment is set
-
-        rows = predict_dataset(config, source, output, version, replace=force, on_phase=phases)
-    click.echo(f"wrote {rows} predictions to {output}")
 
 
 @click.command()
@@ -123,7 +96,7 @@ def rollout_show(config: ProjectConfig, as_json: bool) -> None:
     """State, weights, guards and evidence of the running (or last) rollout."""
     from ray_mlops.orchestration.status import rollout_lines  # after parsing
 
-    with _client(config) as client:
+    with open_client(config) as client:
         found = client.rollout()
     if as_json:
         print_json(found)
@@ -138,7 +111,7 @@ def rollout_show(config: ProjectConfig, as_json: bool) -> None:
 @click.option("--skip-shadow", is_flag=True, help="Go straight to the first canary step.")
 def rollout_start(config: ProjectConfig, version: str, override_gate: str | None, skip_shadow: bool) -> None:
     """Start the rollout of VERSION."""
-    with _client(config) as client:
+    with open_client(config) as client:
         print_json(client.command("start", version=version, override_gate=override_gate, skip_shadow=skip_shadow))
 
 
@@ -147,7 +120,7 @@ def _command(verb: str, text: str) -> None:
     @config_option
     @click.option("--reason", default="", help="Kept in the ledger.")
     def operate(config: ProjectConfig, reason: str) -> None:
-        with _client(config) as client:
+        with open_client(config) as client:
             print_json(client.command(verb, reason=reason))
 
 
@@ -186,7 +159,7 @@ def monitor(context: click.Context, path: str | None, assignments: tuple[str, ..
         return
     from ray_mlops.orchestration.status import monitor_lines  # after parsing
 
-    with _client(find_config(path, assignments)) as client:
+    with open_client(find_config(path, assignments)) as client:
         found = client.monitoring()
     if as_json:
         print_json(found)
@@ -270,7 +243,7 @@ def replay(
         raise ConfigError("no replay is configured", "demo.replay", "see configs/flights.yaml")
     from ray_mlops.demo.replay import run_replay  # after parsing
 
-    with _client(config) as client, PhasePrinter() as phases:
+    with open_client(config) as client, PhasePrinter() as phases:
         report = run_replay(config, client, phases)
     click.echo(f"posted {report.rows} rows in {report.requests} requests, {report.failed} failed")
 
@@ -328,7 +301,7 @@ def labels_import(config: ProjectConfig, path: str, id_column: str, label_column
     """Send the labels in PATH (Parquet or CSV) to the running service; repeating it is harmless."""
     from ray_mlops.orchestration.labels_import import import_labels  # after parsing
 
-    with _client(config) as client, PhasePrinter() as phases:
+    with open_client(config) as client, PhasePrinter() as phases:
         counts: dict[str, Any] = import_labels(
             client, path, id_column=id_column, label_column=label_column, time_column=time_column, on_phase=phases
         )

@@ -69,9 +69,14 @@ class ServingConfig(Section):
     max_ongoing_requests: PositiveInt = 128
     max_queued_requests: PositiveInt = 1024
     request_timeout_s: PositiveFloat = 30.0
+    """How long the champion may take, and how long a request may wait for a place before that."""
+    body_timeout_s: PositiveFloat = 10.0
+    """A client that takes longer to send its body is given up (HTTP 408)."""
     candidate_timeout_s: PositiveFloat = 5.0
     """A candidate that takes longer is booked as failed, and the champion answers."""
     max_body_mb: PositiveFloat = 16.0
+    max_held_mb: PositiveFloat = 256.0
+    """Bodies of all requests that are read or wait, in MiB; more is overload. At least one body always fits."""
     max_rows: PositiveInt = 10_000
     max_json_depth: PositiveInt = 16
     flush_interval_s: PositiveFloat = 0.25

@@ -193,6 +193,15 @@ class FeaturePipeline:
         missing = [column.name for column in self.columns if column.required and column.name not in found]
         return missing, [name for name in given if name not in known]
 
+    def check_column(self, table: pa.Table, name: str) -> None:
+        """Read one raw input of a table, without the others.
+
+        Raises:
+            FeatureError: A value of the wrong type.
+        """
+        column = next(column for column in self.columns if column.name == name)
+        feature_column(canonical_column(table, column), column, self._functions.get(name))
+
     def input_schema(self) -> pa.Schema:
         """Arrow types of the raw inputs, as logs and protocols carry them."""
         return pa.schema([(column.name, INPUT_TYPES[column.input_type]) for column in self.columns])

@@ -10,11 +10,8 @@ from ray_mlops.config import SourceConfig
 from ray_mlops.data.distributed import read_dataset
 from ray_mlops.data.functions import find_function
 from ray_mlops.data.readers import check_columns, check_names, normalise_event_time, read_file, usual_schema
-from ray_mlops.data.source_files import FileRecord, SourceDescription, describe_files
+from ray_mlops.data.source_files import SourceDescription, describe_files, read_units
 from ray_mlops.errors import FeatureError, RayMLOpsError, SourceError
-
-READ_ROWS = 250_000
-"""A read task of Parquet takes row groups of about this many rows."""
 
 
 def read_source(source: SourceConfig, *, event_time: str | None = None) -> ray.data.Dataset:
@@ -71,23 +68,8 @@ def dataset_of_files(
         )
         return table if keep is None else keep(table)
 
-    units = [unit for file in found.files if file.rows for unit in _units(file)]
+    units = [{"path": file.path, "row_groups": unit.row_groups} for file in found.files for unit in read_units(file)]
     return read_dataset(units, read)
-
-
-def _units(file: FileRecord) -> Iterator[dict[str, Any]]:
-    """Read tasks of one file: neighbouring row groups of about ``READ_ROWS`` rows together."""
-    if len(file.row_groups) < 2:
-        yield {"path": file.path, "row_groups": None}
-        return
-    groups: list[int] = []
-    rows = 0
-    for index, size in enumerate(file.row_groups):
-        groups.append(index)
-        rows += size
-        if rows >= READ_ROWS or index == len(file.row_groups) - 1:
-            yield {"path": file.path, "row_groups": groups}
-            groups, rows = [], 0
 
 
 def _function_tables(source: SourceConfig, event_time: str | None) -> Iterator[pa.Table]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ from ray_mlops.errors import SourceError
 
 logger = logging.getLogger(__name__)
 
+READ_ROWS = 250_000
+"""A read of Parquet takes row groups of about this many rows."""
 _CHUNK_BYTES = 1 << 22
 _THREADS = 8
 
@@ -45,6 +48,18 @@ class FileRecord:
     """Unix time of the last change, where the filesystem tells."""
     row_groups: tuple[int, ...] = ()
     """Rows of each row group of a Parquet file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadUnit:
+    """What one task reads: a file, or some row groups of it."""
+
+    file: FileRecord
+    row_groups: tuple[int, ...] | None
+    """None: all of the file."""
+    first_row: int
+    """Of the file, from 0."""
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +102,28 @@ def describe_files(source: SourceConfig, *, event_time: str | None = None, hashe
         raise SourceError("there are no rows", str(source.path), "check the source")
     logger.info("described source path=%s files=%d rows=%d", source.path, len(files), sum(f.rows for f in files))
     return SourceDescription(format, files, schema, limits)
+
+
+def read_units(file: FileRecord) -> Iterator[ReadUnit]:
+    """Cut a file into reads: neighbouring row groups of about ``READ_ROWS`` rows together; none for an empty file.
+
+    Example:
+        >>> file = FileRecord("a.parquet", "a.parquet", 1, 500_000, row_groups=(200_000, 100_000, 200_000))
+        >>> [(unit.row_groups, unit.first_row, unit.rows) for unit in read_units(file)]
+        [((0, 1), 0, 300000), ((2,), 300000, 200000)]
+    """
+    if len(file.row_groups) < 2:
+        if file.rows:
+            yield ReadUnit(file, None, 0, file.rows)
+        return
+    groups: list[int] = []
+    first = rows = 0
+    for index, size in enumerate(file.row_groups):
+        groups.append(index)
+        rows += size
+        if rows and (rows >= READ_ROWS or index == len(file.row_groups) - 1):
+            yield ReadUnit(file, tuple(groups), first, rows)
+            groups, first, rows = [], first + rows, 0
 
 
 def file_hash(filesystem: fsspec.AbstractFileSystem, path: str) -> str:

@@ -205,9 +205,19 @@ def find_bundle(config: ProjectConfig, model: str) -> ModelBundle:
     Raises:
         ModelNotFoundError: It is none of them.
     """
+    return load_bundle(find_version(config, model)[1], config)
+
+
+def find_version(config: ProjectConfig, model: str) -> tuple[str, str]:
+    """The version that a number, an alias or a bundle's path means, and where its bundle is.
+
+    Raises:
+        ModelNotFoundError: It is none of them.
+    """
     if "/" in model or "://" in model:
-        return load_bundle(model, config)
-    return load_bundle(MlflowRegistry(config.store.tracking_uri).get(config.name, model).bundle, config)
+        return model, model
+    found = MlflowRegistry(config.store.tracking_uri).get(config.name, model)
+    return found.version, found.bundle
 
 
 def run_search(config: ProjectConfig, trials: int | None, *, on_phase: OnPhase = silent) -> dict[str, Any]:

@@ -168,7 +168,8 @@ def open_alone(path: Path) -> BinaryIO:
 def write_atomically(target: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a local file by a temporary name, flush and rename; leaves nothing behind on failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    # Hidden: a reader of the directory passes over what a killed writer has left behind.
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as stream:

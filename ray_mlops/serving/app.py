@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ray_mlops.errors import RayMLOpsError, RequestError
 from ray_mlops.serving.admission import Admission
-from ray_mlops.serving.dialects.protocol_pages import ProtocolPages
+from ray_mlops.serving.dialects.protocol_pages import ProtocolPages, repository_index
 from ray_mlops.serving.http.asgi import (
     TEXT_TYPE,
+    ClientGoneError,
     Receive,
     Response,
     Scope,
@@ -17,14 +18,15 @@ from ray_mlops.serving.http.asgi import (
     run_lifespan,
     send_response,
 )
-from ray_mlops.serving.http.compression import read_content
+from ray_mlops.serving.http.bodies import BodyReader
+from ray_mlops.serving.http.compression import decode_body
 from ray_mlops.serving.http.parse import Limits
 from ray_mlops.serving.http.parse_operations import parse_command, parse_labels
 from ray_mlops.serving.http.paths import METHODS, Target, protocol_of, resolve
 from ray_mlops.serving.http.reading import Reading
 from ray_mlops.serving.http.refusal import ProtocolName, refusal
 from ray_mlops.serving.label_log import check_label
-from ray_mlops.serving.loaded import LoadedTable
+from ray_mlops.serving.loaded import LoadedModel, LoadedTable
 from ray_mlops.serving.parts import SIDE_TIMEOUT_S, Parts, Request, in_time
 from ray_mlops.serving.predicting import Predicting
 from ray_mlops.serving.protocol import LabelRecord
@@ -49,13 +51,19 @@ class Gateway:
         self.table = LoadedTable()
         self._parts = parts
         self._limits = Limits.of(parts.serving)
-        self._admission = Admission(parts.serving.max_ongoing_requests, parts.serving.max_queued_requests)
-        self.predicting = Predicting(parts, self._limits, self._admission)
+        serving = parts.serving
+        self._admission = Admission(
+            serving.max_ongoing_requests, serving.max_queued_requests, serving.request_timeout_s
+        )
+        held_bytes = int(serving.max_held_mb * 1024 * 1024)
+        self._bodies = BodyReader(self._limits.body_bytes, held_bytes, serving.body_timeout_s)
+        self.predicting = Predicting(parts, self._limits, self._admission, self._bodies)
         self._handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {
             **Reading(parts, self._limits).handlers(),
             **ProtocolPages().handlers(),
             **self.predicting.handlers(),
             "feedback": self._feedback,
+            "oip_index": self._oip_index,
             "command": self._command,
         }
 
@@ -74,7 +82,7 @@ class Gateway:
         identity = None if transport is None else transport.decode("latin-1")
         try:
             response = await self._respond(scope, receive, send, headers, arrival_s, identity)
-        except ConnectionResetError:
+        except ClientGoneError:
             return
         finally:
             telemetry.leave(token)
@@ -106,6 +114,8 @@ class Gateway:
             return await self._handlers[target.endpoint](request)
         except RayMLOpsError as error:
             response = refusal(error, protocol_of(path))
+        except ClientGoneError:
+            raise
         except Exception as error:
             logger.exception("fail to answer path=%r", scope.get("path"))
             unknown = RayMLOpsError(f"{type(error).__name__}: {error}", "gateway", "see the replica's log")
@@ -124,18 +134,23 @@ class Gateway:
     async def _feedback(self, request: Request) -> Response:
         loaded = request.loaded.find(request.target.model)
         model = loaded.routes.model
-        async with self._admission:
-            body = await read_content(request.headers, request.receive, self._limits.body_bytes)
-            given = parse_labels(body, self._limits)
-            encoder = loaded.champion.bundle.encoder
-            for index, (_, label, _) in enumerate(given):
-                check_label(encoder, label, f"labels[{index}].label")
-            arrival_us = int(request.arrival_s * 1e6)
-            records = [LabelRecord(name, label, time, arrival_us) for name, label, time in given]
-            await self._parts.labels.append(model, records)
+        body = await self._bodies.read(request.headers, request.receive)
+        try:
+            async with self._admission:
+                records = await self._read_labels(request, loaded, body)
+                await self._parts.labels.append(model, records)
+        finally:
+            self._bodies.release(len(body))
         counts, note = await self._sort_labels(model, records)
         self._parts.telemetry.book_labels(model, counts)
         return json_response({"model": model, "received": len(records), **counts, **note})
+
+    async def _read_labels(self, request: Request, loaded: LoadedModel, body: bytes) -> list[LabelRecord]:
+        given = parse_labels(await decode_body(request.headers, body, self._limits.body_bytes), self._limits)
+        encoder, arrival_us = loaded.champion.bundle.encoder, int(request.arrival_s * 1e6)
+        for index, (_, label, _) in enumerate(given):
+            check_label(encoder, label, f"labels[{index}].label")
+        return [LabelRecord(name, label, time, arrival_us) for name, label, time in given]
 
     async def _sort_labels(
         self, model: str, records: Sequence[LabelRecord]
@@ -151,12 +166,16 @@ class Gateway:
             logger.warning("keep labels from monitor model=%s labels=%d because=%r", model, len(records), error)
             return unsorted, {"monitor": "unavailable"}
 
+    async def _oip_index(self, request: Request) -> Response:
+        parse_command(await self._read_small(request), self._limits, {"ready": bool})  # all that is loaded is ready
+        return json_response(repository_index(request.loaded))
+
     # -- rollout --------------------------------------------------------------------------------------
 
     async def _command(self, request: Request) -> Response:
         model = request.loaded.find(request.target.model).routes.model
         verb, control = request.target.argument, self._parts.control
-        body = await read_content(request.headers, request.receive, self._limits.body_bytes)
+        body = await self._read_small(request)
         if verb != "start":
             given = parse_command(body, self._limits, {"reason": str, "by": str})
             call = control.command(model, verb, by=given.get("by", "operator"), reason=given.get("reason", ""))
@@ -173,6 +192,12 @@ class Gateway:
             skip_shadow=given.get("skip_shadow", False),
         )
         return json_response(await in_time(call, "rollouts"))
+
+    async def _read_small(self, request: Request) -> bytes:
+        """A body that is small, and that nobody waits for a place with."""
+        body = await self._bodies.read(request.headers, request.receive)
+        self._bodies.release(len(body))
+        return await decode_body(request.headers, body, self._limits.body_bytes)
 
     # -- the console ----------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from ray_mlops.serving.dialects.dialect import Dialect, NativeDialect
 from ray_mlops.serving.dialects.invocations import MlflowDialect
 from ray_mlops.serving.dialects.oip_rest import RestDialect
 from ray_mlops.serving.http.asgi import Response
-from ray_mlops.serving.http.compression import compress_answer, read_content
+from ray_mlops.serving.http.bodies import BodyReader
+from ray_mlops.serving.http.compression import compress_answer, decode_body
 from ray_mlops.serving.http.parse import Limits
 from ray_mlops.serving.loaded import LoadedModel
 from ray_mlops.serving.noting import Attempt, note_error, note_failover
@@ -26,11 +27,13 @@ class Predicting:
         parts: What the gateway is made of.
         limits: How large a request may be.
         admission: How many may be worked on at once.
+        bodies: Reads what clients send.
     """
 
-    def __init__(self, parts: Parts, limits: Limits, admission: Admission) -> None:
+    def __init__(self, parts: Parts, limits: Limits, admission: Admission, bodies: BodyReader) -> None:
         self._authenticator, self._limits, self._admission = parts.authenticator, limits, admission
         self._failures = parts.failures
+        self._bodies = bodies
         self._answering = Answering(parts.telemetry, parts.predictions, parts.arms, parts.serving)
 
     def handlers(self) -> dict[str, Handler]:
@@ -57,10 +60,17 @@ class Predicting:
     async def _predict(self, dialect: Dialect, request: Request) -> Response:
         loaded = request.loaded.find(request.target.model)
         pinned_to = self._pinned_to(request, loaded)
-        async with self._admission:
-            body = await read_content(request.headers, request.receive, self._limits.body_bytes)
-            response: Response = await self._answer(dialect, request, loaded, pinned_to, body)
-            return response
+        body = await self._bodies.read(request.headers, request.receive)
+        try:
+            await self._admission.enter(request.receive)
+            try:
+                content = await decode_body(request.headers, body, self._limits.body_bytes)
+                response: Response = await self._answer(dialect, request, loaded, pinned_to, content)
+                return response
+            finally:
+                self._admission.leave()
+        finally:
+            self._bodies.release(len(body))
 
     async def _compressed(self, dialect: Dialect, request: Request) -> Response:
         return await compress_answer(request.headers, await self._predict(dialect, request))

@@ -1,8 +1,9 @@
-"""Runs stock clients of the protocols against a live service: `make conformance`.
+"""Runs stock clients of the protocols, and property-based tests of the API, on a live service: `make conformance`.
 
-Makes an environment for the clients (`tests/conformance/.venv`, kept for the next run) and a small service: rows,
-configuration, training and gate by the command line, all in a temporary directory that is removed at the end.
-With `--url` and `--grpc` a service that runs already is asked instead; it must serve the rows of `make_rows`.
+Makes an environment for the clients and one for schemathesis (in `tests/conformance/.venv`, kept for the next run)
+and a small service: rows, configuration, training and gate by the command line, all in a temporary directory that
+is removed at the end. With `--url` and `--grpc` a service that runs already is asked instead; it must serve the rows
+of `make_rows`. `--only open_api` runs one script.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,21 +22,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 HERE = Path(__file__).resolve().parent
-CLIENTS = ("triton_http", "triton_grpc", "kserve_clients", "mlflow_client")
-"""Each in a process of its own: two of them register the same messages, and cannot share one."""
+SCRIPTS = {
+    "triton_http": "clients",
+    "triton_grpc": "clients",
+    "kserve_clients": "clients",
+    "mlflow_client": "clients",
+    "open_api": "openapi",
+}
+"""Scripts and their environments. Each in a process of its own: two of them register the same messages."""
 COMMAND = [str(Path(sys.executable).with_name("ray-mlops"))]
 NUM_ROWS = 3000
 GRPC_PORT = 8701
 
 
-def make_environment() -> str:
-    """Install the clients where they disturb nobody; returns the interpreter."""
-    home, wanted = HERE / ".venv", (HERE / "requirements.txt").read_text()
+def make_environment(name: str) -> str:
+    """Install packages where they disturb nobody; returns the interpreter."""
+    requirements = HERE / f"requirements-{name}.txt"
+    home, wanted = HERE / ".venv" / name, requirements.read_text()
     python, mark = home / "bin" / "python", home / "installed.txt"
     if not mark.exists() or mark.read_text() != wanted:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(HERE / "requirements.txt")]
-        subprocess.run(install, check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)], check=True)
         mark.write_text(wanted)
     return str(python)
 
@@ -95,12 +102,12 @@ def described(url: str, grpc: str, store: Path) -> dict[str, str]:
     }
 
 
-def run_clients(python: str, environment: dict[str, str]) -> int:
-    """Run every script; returns how many failed."""
+def run_scripts(names: Sequence[str], environment: dict[str, str]) -> int:
+    """Run scripts; returns how many failed."""
     failed = 0
-    for client in CLIENTS:
-        print(f"\n== {client}", flush=True)
-        script = [python, str(HERE / f"{client}.py")]
+    for name in names:
+        print(f"\n== {name}", flush=True)
+        script = [make_environment(SCRIPTS[name]), str(HERE / f"{name}.py")]
         failed += subprocess.run(script, env={**os.environ, **environment}).returncode != 0
     return failed
 
@@ -111,13 +118,16 @@ def main() -> None:
     parser.add_argument("--url", help="a running service, http://HOST:PORT")
     parser.add_argument("--grpc", help="its gRPC address, HOST:PORT")
     parser.add_argument("--store", type=Path, help="its store, for the operator's token")
+    parser.add_argument("--only", choices=SCRIPTS, action="append", help="run this script (repeatable)")
     options = parser.parse_args()
-    python = make_environment()
+    names = options.only or list(SCRIPTS)
+    for name in sorted({SCRIPTS[name] for name in names}):
+        make_environment(name)
     if options.url:
-        failed = run_clients(python, described(options.url, options.grpc, options.store))
+        failed = run_scripts(names, described(options.url, options.grpc, options.store))
     else:
         with small_service() as environment:
-            failed = run_clients(python, environment)
+            failed = run_scripts(names, environment)
     raise SystemExit(1 if failed else 0)
 
 

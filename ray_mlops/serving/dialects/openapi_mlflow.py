@@ -5,6 +5,7 @@ from typing import Any
 from ray_mlops.serving.http.openapi_parts import (
     ID_SCHEMA,
     PREDICT_ERRORS,
+    ROUTING_KEY_SCHEMA,
     Schema,
     array,
     operation,
@@ -12,7 +13,7 @@ from ray_mlops.serving.http.openapi_parts import (
     ref,
     text_operation,
 )
-from ray_mlops.serving.http.parse import MAX_ROUTING_KEY, Limits
+from ray_mlops.serving.http.parse import Limits
 from ray_mlops.serving.loaded import LoadedModel
 from ray_mlops.training.mlmodel import probability_column
 
@@ -50,7 +51,7 @@ def invocation_schema(name: str, limits: Limits, instance: Schema) -> Schema:
         {
             "ids": {"anyOf": [array(ID_SCHEMA, uniqueItems=True), {"type": "null"}]},
             "request_id": {"anyOf": [ID_SCHEMA, {"type": "null"}]},
-            "routing_key": {"type": ["string", "null"], "minLength": 1, "maxLength": MAX_ROUTING_KEY},
+            "routing_key": ROUTING_KEY_SCHEMA,
         },
         required=(),
     )

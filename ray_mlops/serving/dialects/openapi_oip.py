@@ -20,6 +20,7 @@ from ray_mlops.serving.dialects.oip_tensors import BYTES, DATATYPES, DTYPES, FLO
 from ray_mlops.serving.http.openapi_parts import (
     ID_SCHEMA,
     PREDICT_ERRORS,
+    ROUTING_KEY_SCHEMA,
     Schema,
     array,
     json_content,
@@ -27,7 +28,7 @@ from ray_mlops.serving.http.openapi_parts import (
     record,
     ref,
 )
-from ray_mlops.serving.http.parse import MAX_ROUTING_KEY, Limits
+from ray_mlops.serving.http.parse import Limits
 from ray_mlops.serving.loaded import LoadedModel
 
 _FLAGS: Schema = {"enum": [0, 1, None]}
@@ -56,8 +57,18 @@ def server_paths() -> dict[str, Any]:
     )
     ready = operation("Can every model answer?", _STATE, errors=())
     ready["responses"]["503"] = {"description": "Not all of them.", "content": json_content(_STATE)}
+    names = record({"models": array(_TEXT)})
+    state = {"enum": ["READY", "UNAVAILABLE"]}
+    index = array(record({"name": _TEXT, "version": _TEXT, "state": state, "reason": _TEXT}))
+    wanted = record({"ready": {"type": ["boolean", "null"]}}, required=())
+    listed = operation(
+        "Every version that can be asked for.", index, wanted, (400, 401, 403, 408, 413, 503), "OipError"
+    )
+    listed["requestBody"]["required"] = False
     return {
         "/v2": {"get": operation("What this server is.", server, errors=(401, 403), error="OipError")},
+        "/v2/models": {"get": operation("Names of the models.", names, errors=(401, 403), error="OipError")},
+        "/v2/repository/index": {"post": listed},
         "/v2/health/live": {"get": operation("Is the server alive?", _STATE, errors=())},
         "/v2/health/ready": {"get": ready},
     }
@@ -108,7 +119,7 @@ def infer_schema(loaded: LoadedModel, limits: Limits) -> Schema:
     parameters = {
         "type": ["object", "null"],
         "properties": {
-            "routing_key": {"type": ["string", "null"], "minLength": 1, "maxLength": MAX_ROUTING_KEY},
+            "routing_key": ROUTING_KEY_SCHEMA,
             "binary_data_output": {"type": "boolean"},
         },
     }

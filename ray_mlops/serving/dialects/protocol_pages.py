@@ -27,6 +27,7 @@ class ProtocolPages:
             "oip_server": self._show_server,
             "oip_live": self._live,
             "oip_ready": self._ready,
+            "oip_models": self._models,
             "oip_model": self._model,
             "oip_model_ready": self._model_ready,
             "ping": self._ping,
@@ -43,6 +44,9 @@ class ProtocolPages:
         is_ready = request.loaded.is_ready
         return json_response({"live": True, "ready": is_ready}, 200 if is_ready else 503)
 
+    async def _models(self, request: Request) -> Response:
+        return json_response({"models": sorted(request.loaded.models)})
+
     async def _model(self, request: Request) -> Response:
         target = request.target
         loaded = find_version(request.loaded, target.model, target.version)
@@ -57,6 +61,15 @@ class ProtocolPages:
 
     async def _mlflow_version(self, request: Request) -> Response:
         return Response(200, self._mlflow.encode(), TEXT_TYPE)
+
+
+def repository_index(table: LoadedTable) -> list[dict[str, str]]:
+    """Every version that can be asked for here, as Triton's repository extension lists them."""
+    return [
+        {"name": name, "version": version, "state": "READY", "reason": ""}
+        for name, loaded in sorted(table.models.items())
+        for version in loaded.versions()
+    ]
 
 
 def describe_server() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ray_mlops.errors import RequestError
-from ray_mlops.serving.http.asgi import Receive, Response, read_body, too_large
+from ray_mlops.serving.http.asgi import Response, too_large
 
 MIN_COMPRESSED_BYTES = 1024
 """A shorter answer is sent as it is: compressing costs more than it saves."""
@@ -18,15 +18,13 @@ _LEVEL = 1
 _REFUSED = re.compile(rb"q=0(\.0*)?")
 
 
-async def read_content(headers: Mapping[bytes, bytes], receive: Receive, limit_bytes: int) -> bytes:
-    """Read a request's body, and decompress it where its headers say that it is compressed.
+async def decode_body(headers: Mapping[bytes, bytes], body: bytes, limit_bytes: int) -> bytes:
+    """Decompress a body where its headers say that it is compressed.
 
     Raises:
-        PayloadTooLargeError: It is over the limit, as it came or decompressed.
+        PayloadTooLargeError: It is over the limit decompressed.
         RequestError: It is damaged, or compressed in another way.
-        ConnectionResetError: The client went away before it was complete.
     """
-    body = await read_body(headers, receive, limit_bytes)
     encoding = headers.get(b"content-encoding")
     if encoding is None or encoding == b"identity":
         return body

@@ -9,12 +9,16 @@ from ray_mlops.serving.http.openapi_parts import (
     ERRORS,
     ID_SCHEMA,
     PREDICT_ERRORS,
+    ROUTING_KEY_SCHEMA,
+    Schema,
+    array,
+    json_content,
     operation,
     record,
     ref,
     text_operation,
 )
-from ray_mlops.serving.http.parse import MAX_ROUTING_KEY, Limits
+from ray_mlops.serving.http.parse import Limits
 from ray_mlops.serving.loaded import LoadedModel, LoadedTable
 
 _TYPES: tuple[tuple[pa.DataType, dict[str, Any]], ...] = (
@@ -29,8 +33,8 @@ def openapi(table: LoadedTable, limits: Limits) -> dict[str, Any]:
     """Describe every endpoint of every model; the short paths as well, where one model is deployed."""
     schemas: dict[str, Any] = {**ERRORS, **openapi_oip.shared_schemas(limits)}
     paths: dict[str, Any] = {
-        "/healthz": {"get": operation("Is this replica ready?", {"type": "object"}, errors=())},
-        "/models": {"get": operation("The models that are deployed.", {"type": "object"})},
+        "/healthz": {"get": _health()},
+        "/models": {"get": operation("The models that are deployed.", _deployed())},
         "/metrics": {"get": text_operation("Metrics for Prometheus.")},
         "/openapi.json": {"get": operation("This document.", {"type": "object"})},
         **openapi_oip.server_paths(),
@@ -106,9 +110,9 @@ def _model_paths(prefix: str, name: str, loaded: LoadedModel, limits: Limits) ->
     predict = record(
         {
             "instances": instances,
-            "routing_key": {"type": "string", "minLength": 1, "maxLength": MAX_ROUTING_KEY},
-            "ids": ids,
-            "request_id": ID_SCHEMA,
+            "routing_key": ROUTING_KEY_SCHEMA,
+            "ids": {"anyOf": [ids, {"type": "null"}]},
+            "request_id": {"anyOf": [ID_SCHEMA, {"type": "null"}]},
         },
         required=("instances",),
     )
@@ -125,15 +129,21 @@ def _model_paths(prefix: str, name: str, loaded: LoadedModel, limits: Limits) ->
     time = {"type": ["string", "null"], "format": "date-time"}
     one_label = record({"id": ID_SCHEMA, "label": label, "time": time}, required=("id", "label"))
     labels = {"type": "array", "items": one_label, "minItems": 1, "maxItems": limits.rows}
-    reason = {"reason": {"type": "string"}}
-    start = {"version": {"type": "string"}, "override_gate": {"type": "string"}, "skip_shadow": {"type": "boolean"}}
+    text = {"type": ["string", "null"]}
+    reason = {"reason": text, "by": text}
+    start = {
+        "version": {"type": "string"},
+        "override_gate": text,
+        "skip_shadow": {"type": ["boolean", "null"]},
+        "by": text,
+    }
     explain = operation("Why a prediction was made.", {"type": "object"}, errors=(401, 403, 404))
     explain["parameters"] = [{"name": "prediction_id", "in": "path", "required": True, "schema": ID_SCHEMA}]
     paths: dict[str, Any] = {
         "/predict": {"post": operation("Predict.", predicted, predict, PREDICT_ERRORS)},
         "/feedback": {
             "post": operation(
-                "Send labels.", {"type": "object"}, record({"labels": labels}), (400, 401, 403, 404, 413, 503)
+                "Send labels.", _taken(name), record({"labels": labels}), (400, 401, 403, 404, 408, 413, 503)
             )
         },
         "/monitoring": {"get": operation("What the monitor sees.", {"type": "object"})},
@@ -146,7 +156,40 @@ def _model_paths(prefix: str, name: str, loaded: LoadedModel, limits: Limits) ->
     return {prefix + path: operations for path, operations in paths.items()}
 
 
+def _health() -> Schema:
+    state = {"ready": {"type": "boolean"}, "table": {"type": "integer"}, "problems": array({"type": "string"})}
+    described = operation("Is this replica ready?", record(state), errors=())
+    described["responses"]["503"] = {"description": "Not yet, or no longer.", "content": json_content(record(state))}
+    return described
+
+
+def _deployed() -> Schema:
+    arm = record(
+        {
+            "version": {"type": "string"},
+            "weight": {"type": "number", "minimum": 0, "maximum": 1},
+            "placement": {"type": "string"},
+        }
+    )
+    always = {
+        "name": {"type": "string"},
+        "route_version": {"type": "integer"},
+        "rollout_id": {"type": ["string", "null"]},
+        "champion": arm,
+    }
+    model = record({**always, "candidate": arm, "previous": arm}, required=tuple(always))
+    return record({"models": array(model)})
+
+
+def _taken(name: str) -> Schema:
+    """What becomes of labels."""
+    names = ("received", "accepted", "duplicate", "conflicting")
+    counts = {count: {"type": "integer", "minimum": 0} for count in names}
+    always = {"model": {"const": name}, **counts}
+    return record({**always, "monitor": {"const": "unavailable"}}, required=tuple(always))
+
+
 def _command(summary: str, body: dict[str, Any]) -> dict[str, Any]:
-    described = operation(summary, {"type": "object"}, body, (400, 401, 403, 404, 409, 503))
+    described = operation(summary, {"type": "object"}, body, (400, 401, 403, 404, 408, 409, 413, 503))
     described["requestBody"]["required"] = "required" in body
     return {**described, "security": [{"token": []}]}

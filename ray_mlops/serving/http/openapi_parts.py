@@ -3,11 +3,17 @@
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-from ray_mlops.serving.http.parse import ID_PATTERN
+from ray_mlops.serving.http.parse import ID_PATTERN, MAX_ROUTING_KEY
 
 Schema: TypeAlias = dict[str, Any]
 ErrorName = Literal["Error", "OipError", "MlflowError"]
 ID_SCHEMA: Schema = {"type": "string", "pattern": f"^{ID_PATTERN.pattern}$"}
+ROUTING_KEY_SCHEMA: Schema = {
+    "type": ["string", "null"],
+    "minLength": 1,
+    "maxLength": MAX_ROUTING_KEY,
+    "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+}
 _TEXT: Schema = {"type": "string"}
 ERRORS: dict[str, Schema] = {
     "Error": {
@@ -29,7 +35,7 @@ ERRORS: dict[str, Schema] = {
     },
 }
 """How each protocol says what is wrong."""
-PREDICT_ERRORS = (400, 401, 403, 404, 413, 503)
+PREDICT_ERRORS = (400, 401, 403, 404, 408, 413, 500, 503)
 
 
 def operation(

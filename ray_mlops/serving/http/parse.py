@@ -16,6 +16,8 @@ from ray_mlops.serving.http.json_body import parse_json
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}")
 """Safe in a path, a file name and a log line."""
 MAX_ROUTING_KEY = 256
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+"""Characters that end a line or a string in headers, logs and terminals; no routing key has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +266,8 @@ def _transport_unit(transport_id: str | None) -> str:
 def _routing_key(value: Any) -> str | None:
     if value is not None and (not isinstance(value, str) or not 0 < len(value) <= MAX_ROUTING_KEY):
         raise RequestError(f"expected a string of 1 to {MAX_ROUTING_KEY} characters", "routing_key")
+    if value is not None and CONTROL.search(value):
+        raise RequestError(f"{shorten(value)} has a control character", "routing_key", "leave line breaks out of it")
     return value
 
 

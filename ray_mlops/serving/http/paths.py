@@ -12,15 +12,18 @@ from ray_mlops.serving.http.refusal import ProtocolName
 Endpoint = Literal[
     "index", "models", "healthz", "metrics", "openapi", "console",
     "predict", "feedback", "rollout", "command", "monitoring", "explain",
-    "oip_server", "oip_live", "oip_ready", "oip_model", "oip_model_ready", "oip_infer",
+    "oip_server", "oip_live", "oip_ready", "oip_models", "oip_index", "oip_model", "oip_model_ready", "oip_infer",
     "invocations", "ping", "mlflow_version",
 ]  # fmt: skip
 COMMANDS = ("start", "pause", "resume", "promote", "rollback")
-METHODS: dict[Endpoint, str] = dict.fromkeys(("predict", "feedback", "command", "oip_infer", "invocations"), "POST")
+METHODS: dict[Endpoint, str] = dict.fromkeys(
+    ("predict", "feedback", "command", "oip_infer", "oip_index", "invocations"), "POST"
+)
 """Endpoints that are not read with GET."""
 ROLES: dict[Endpoint, Role | None] = {
     **dict.fromkeys(("healthz", "oip_live", "oip_ready", "oip_model_ready", "ping"), None),
-    **dict.fromkeys(("predict", "oip_server", "oip_model", "oip_infer", "invocations", "mlflow_version"), "predict"),
+    **dict.fromkeys(("predict", "oip_server", "oip_models", "oip_index", "oip_model", "oip_infer"), "predict"),
+    **dict.fromkeys(("invocations", "mlflow_version"), "predict"),
     "feedback": "label",
     "command": "operate",
 }
@@ -47,6 +50,8 @@ _OIP_PLAIN: dict[tuple[str, ...], Endpoint] = {
     (): "oip_server",
     ("health", "live"): "oip_live",
     ("health", "ready"): "oip_ready",
+    ("models",): "oip_models",
+    ("repository", "index"): "oip_index",
 }
 _OIP_OF_MODEL: dict[tuple[str, ...], Endpoint] = {
     (): "oip_model",

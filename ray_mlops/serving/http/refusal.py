@@ -9,6 +9,7 @@ from ray_mlops.errors import (
     OverloadError,
     RayMLOpsError,
     RequestError,
+    RequestTimeoutError,
     RolloutError,
     UnauthorizedError,
 )
@@ -31,6 +32,8 @@ _STATUS: tuple[tuple[type[RayMLOpsError], int], ...] = (
 )
 _CHALLENGE: Headers = ((b"www-authenticate", b'Basic realm="ray-mlops"'),)
 _RETRY: Headers = ((b"retry-after", b"1"),)
+_CLOSE: Headers = ((b"connection", b"close"),)
+"""The rest of a body that was given up may come for hours: the server is told not to read it."""
 
 
 def status_of(error: RayMLOpsError) -> int:
@@ -59,6 +62,8 @@ def refusal(
     status = status_of(error) if status is None else status
     if isinstance(error, UnauthorizedError):
         headers = (*headers, *_CHALLENGE)
+    if isinstance(error, RequestTimeoutError):
+        headers = (*headers, *_CLOSE)
     if protocol == "native":
         return error_response(error, status, headers)
     if isinstance(error, OverloadError):

@@ -9,7 +9,7 @@ import pytest
 
 from ray_mlops.errors import PayloadTooLargeError, RequestError
 from ray_mlops.serving.http.asgi import Response
-from ray_mlops.serving.http.compression import choose_encoding, compress_answer, decompress, read_content
+from ray_mlops.serving.http.compression import choose_encoding, compress_answer, decode_body, decompress
 
 TEXT = b'{"instances": []}' * 10
 
@@ -55,12 +55,10 @@ def test_damaged_body_is_refused(encoding: bytes, body: bytes, said: str) -> Non
         decompress(body, encoding, 10_000)
 
 
-def test_read_content_goes_by_the_header() -> None:
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": gzip.compress(TEXT)}
-
-    assert asyncio.run(read_content({b"content-encoding": b" GZIP"}, receive, 10_000)) == TEXT
-    assert asyncio.run(read_content({b"content-encoding": b"identity"}, receive, 10_000)) == gzip.compress(TEXT)
+def test_body_is_decoded_by_the_header() -> None:
+    assert asyncio.run(decode_body({b"content-encoding": b" GZIP"}, gzip.compress(TEXT), 10_000)) == TEXT
+    assert asyncio.run(decode_body({b"content-encoding": b"identity"}, TEXT, 10_000)) == TEXT
+    assert asyncio.run(decode_body({}, TEXT, 10_000)) == TEXT
 
 
 @pytest.mark.parametrize("size", [2_000, 200_000])

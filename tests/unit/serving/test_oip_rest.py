@@ -448,7 +448,7 @@ def test_too_much_is_413(rig: Any, body: Any) -> None:
     ("method", "path", "status"),
     [
         ("GET", "/v2/nothing", 404),
-        ("GET", "/v2/models", 404),
+        ("GET", "/v2/repository/index", 405),
         ("GET", "/v2/models/", 404),
         ("GET", "/v2/models/ships", 404),
         ("GET", "/v2/models/ships/ready", 404),

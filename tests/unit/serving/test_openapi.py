@@ -9,6 +9,7 @@ import pytest
 
 from ray_mlops.serving.exposition import merge_expositions
 from ray_mlops.serving.http.paths import COMMANDS, resolve
+from ray_mlops.serving.loaded import LoadedTable
 
 ROW = {"distance": 200.0, "carrier": "UA"}
 
@@ -242,7 +243,36 @@ def test_pages_of_other_protocols_are_as_described(rig: Any) -> None:
     for path, content in asyncio.run(ask()).items():
         schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         jsonschema.validate(content, {**schema, "components": document["components"]})
-    assert len(paths) == 7
+    assert len(paths) == 8
+
+
+def test_other_answers_are_as_described(rig: Any, kit: Any) -> None:
+    document = fetch(rig, kit.split(0.1))
+    labels = {"labels": [{"id": "a", "label": 1}, {"id": "a", "label": 1}]}
+    calls = [
+        ("GET", "/healthz", None),
+        ("GET", "/models", None),
+        ("POST", "/feedback", labels),
+        ("POST", "/v2/repository/index", None),
+        ("POST", "/v2/repository/index", {"ready": True}),
+        ("POST", "/v2/repository/index", {"redy": True}),
+    ]
+
+    async def ask() -> list[Any]:
+        async with rig.client() as client:
+            found = [await client.request(method, path, json=body) for method, path, body in calls]
+            rig.gateway.table = LoadedTable()
+            return [*found, await client.get("/healthz")]
+
+    answers = asyncio.run(ask())
+    for (method, path, _), answer in zip([*calls, ("GET", "/healthz", None)], answers, strict=True):
+        described = document["paths"][path][method.lower()]["responses"][str(answer.status_code)]
+        schema = described["content"]["application/json"]["schema"]
+        jsonschema.validate(answer.json(), {**schema, "components": document["components"]})
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 200, 200, 400, 503]
+    listed = [{"name": "flights", "version": version, "state": "READY", "reason": ""} for version in ("1", "2")]
+    assert answers[3].json() == listed
+    assert answers[5].json()["error"].startswith("body: unknown key 'redy'; did you mean 'ready'?")
 
 
 def test_short_paths_are_described_for_one_model_only(rig: Any, kit: Any) -> None:
