@@ -4,7 +4,7 @@ A column of any length becomes a short vector of integers. Vectors of the same b
 order and from any number of processes, to what one process would have counted.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan, sqrt
 from typing import Any, Self
@@ -18,7 +18,8 @@ from ray_mlops.statistics.columns import as_numbers, as_strings
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-_LARGEST = float(np.finfo(np.float64).max)
+LARGEST = float(np.finfo(np.float64).max)
+"""The largest finite number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +52,7 @@ class NumericBins:
         # With these, one search also tells -inf (before the first) and +inf and NaN (after the last) apart.
         inner = edges.copy()
         inner[-1] = np.nextafter(edges[-1], np.inf)
-        object.__setattr__(self, "_search", np.concatenate(([-_LARGEST], inner, [np.inf])))
+        object.__setattr__(self, "_search", np.concatenate(([-LARGEST], inner, [np.inf])))
 
     @classmethod
     def from_sample(cls, values: Any, bins: int = 32) -> Self:
@@ -105,8 +106,17 @@ class NumericBins:
 
         Sorting and looking up the edges is several times faster than looking up each number.
         """
-        below = np.searchsorted(numbers, self._search)
-        return np.append(np.diff(below), len(numbers) - below[-1] + below[0]).astype(np.int64)
+        counts = np.empty(self.size, dtype=np.int64)
+        self.count_into(numbers, counts)
+        return counts
+
+    def count_into(self, numbers: FloatArray, counts: IntArray) -> tuple[int, int]:
+        """The same into ``counts`` [size]; returns where the finite numbers begin and end."""
+        below = numbers.searchsorted(self._search)
+        np.subtract(below[1:], below[:-1], out=counts[:-1])
+        first, last = int(below[0]), int(below[-1])
+        counts[-1] = len(numbers) - last + first
+        return first, last
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "numeric", "edges": self.edges.tolist()}
@@ -140,14 +150,16 @@ class CategoricalBins:
 
     top: tuple[str, ...]
     vocabulary: frozenset[str]
-    _codes: dict[str, int] = field(init=False, repr=False, compare=False)
+    _codes: dict[str | None, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "top", tuple(self.top))
         object.__setattr__(self, "vocabulary", frozenset(self.vocabulary) | frozenset(self.top))
         if len(set(self.top)) != len(self.top):
             raise ValueError("a category is listed twice")
-        codes = dict.fromkeys(self.vocabulary, len(self.top)) | {name: code for code, name in enumerate(self.top)}
+        codes: dict[str | None, int] = dict.fromkeys(self.vocabulary, len(self.top))
+        codes |= {name: code for code, name in enumerate(self.top)}
+        codes[None] = len(self.top) + 2
         object.__setattr__(self, "_codes", codes)
 
     @classmethod
@@ -191,17 +203,19 @@ class CategoricalBins:
     def count(self, values: Any) -> IntArray:
         """Count values [n] into int64 counts [size]."""
         tally = pc.value_counts(as_strings(values))
-        counts = np.zeros(self.size, dtype=np.int64)
-        np.add.at(counts, self._positions(tally.field("values").to_pylist()), tally.field("counts").to_numpy())
-        return counts
+        return self.tallied(tally.field("values").to_pylist(), tally.field("counts").to_numpy())
+
+    def tallied(self, names: Sequence[str | None], rows: IntArray) -> IntArray:
+        """Counts [size] of categories [k] that are known to occur this often [k]; None is null."""
+        # Sums of doubles are exact up to 2**53 rows, and bincount takes no other weights.
+        return np.bincount(self._positions(names), rows, minlength=self.size).astype(np.int64)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "categorical", "top": list(self.top), "vocabulary": sorted(self.vocabulary)}
 
     def _positions(self, names: Iterable[str | None]) -> IntArray:
-        unseen, null = len(self.top) + 1, len(self.top) + 2
-        positions = [null if name is None else self._codes.get(name, unseen) for name in names]
-        return np.array(positions, dtype=np.int64)
+        unseen = len(self.top) + 1
+        return np.array([self._codes.get(name, unseen) for name in names], dtype=np.int64)
 
 
 Bins = NumericBins | CategoricalBins
@@ -247,7 +261,7 @@ class ColumnCounts:
             return cls(counts, int(counts.sum()))
         numbers = np.sort(as_numbers(values))
         counts = bins.count_sorted(numbers)
-        finite = numbers[np.searchsorted(numbers, -_LARGEST) : np.searchsorted(numbers, np.inf)]
+        finite = numbers[np.searchsorted(numbers, -LARGEST) : np.searchsorted(numbers, np.inf)]
         if not len(finite):
             return cls(counts, len(numbers))
         with np.errstate(over="ignore"):
@@ -329,4 +343,4 @@ def _bin_starts(cumulative: IntArray, bins: int) -> IntArray:
 
 def _capped(sum: float) -> float:
     """A sum that JSON can hold: values beyond 1e154 have squares that are infinite."""
-    return float(np.clip(sum, -_LARGEST, _LARGEST))
+    return float(np.clip(sum, -LARGEST, LARGEST))

@@ -17,6 +17,8 @@ def as_numbers(values: Any) -> FloatArray:
     Args:
         values: A numpy array, an Arrow array, or a sequence of numbers and None.
     """
+    if isinstance(values, pa.ChunkedArray) and values.type == pa.float64():
+        return np.asarray(values.to_numpy(), dtype=np.float64)  # by far the most frequent
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
         return np.asarray(values, dtype=np.float64)
     array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, from_pandas=True)
@@ -35,7 +37,7 @@ def as_strings(values: Any) -> pa.Array:
         values: An Arrow array, a numpy array, or a sequence of strings (or other scalars) and None.
     """
     if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
+        values = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
     array = values if isinstance(values, pa.Array) else _infer_array(values)
     if pa.types.is_floating(array.type):
         array = pc.if_else(pc.is_nan(array), None, array)
