@@ -19,13 +19,14 @@ from ray_mlops.ledger import Ledger, current_routes, deployed_config
 from ray_mlops.monitoring.channels import DatasetMonitor
 from ray_mlops.monitoring.feature import FeatureReference
 from ray_mlops.monitoring.frozen import FrozenReference
-from ray_mlops.monitoring.handover import SCORE, Reference, count_columns, without_rows_ahead
+from ray_mlops.monitoring.handover import LATENCY, SCORE, Reference, count_columns, without_rows_ahead
 from ray_mlops.monitoring.monitor import ModelMonitor, Watched
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.label_log import read_labels
 from ray_mlops.serving.prediction_log.files import read_predictions
 from ray_mlops.serving.protocol import LabelRecord
 from ray_mlops.statistics.bins import Bins, ColumnCounts
+from ray_mlops.statistics.table import TableBins
 from ray_mlops.training.bundle import ModelBundle
 
 
@@ -201,9 +202,9 @@ def _counted_log(
         return {}
     rows = without_rows_ahead(rows, None if max_ahead is None else max_ahead // timedelta(microseconds=1))
     windows = rows["event_time"].cast(pa.int64()).to_numpy() // window_us
-    inputs = {name: b for name, b in bins.items() if name != SCORE}
+    inputs = TableBins({name: b for name, b in bins.items() if name not in (SCORE, LATENCY)})
     return {
-        int(window): count_columns(rows.filter(pa.array(windows == window)), inputs)
+        int(window): dict(count_columns(rows.filter(pa.array(windows == window)), inputs))
         for window in sorted(set(windows.tolist()))
         if first <= window <= last
     }

@@ -11,10 +11,14 @@ import pyarrow.compute as pc
 from ray_mlops.config import ColumnContract
 from ray_mlops.data.values import category_key
 from ray_mlops.monitoring.labels import KEY_COLUMNS
-from ray_mlops.statistics.bins import Bins, ColumnCounts
+from ray_mlops.statistics.bins import Bins
+from ray_mlops.statistics.embeddings import EmbeddingProjection
+from ray_mlops.statistics.table import TableBins, TableCounts
 
 SCORE = "prediction"
 """Name of the prediction among the columns that are counted."""
+LATENCY = "model_time_us"
+"""Name of the time that the champion's own answers took, among the columns that are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Reference:
 
     id: str
     bins: Mapping[str, Bins]
-    """By raw input column, and ``SCORE``."""
+    """By raw input column, number derived from one, ``SCORE`` and ``LATENCY``."""
     window_us: int
     rules: Mapping[str, ColumnContract] = field(default_factory=dict)
     """The declared contract, for hard ranges and closed domains."""
@@ -31,6 +35,13 @@ class Reference:
     """The champion: only its own predictions are counted as the score; None counts all."""
     max_ahead_us: int | None = None
     """Rows further ahead of their arrival than this are not counted; None counts all."""
+    embeddings: tuple[EmbeddingProjection, ...] = ()
+    """Columns of vectors, whose norms and directions are counted."""
+    table: TableBins = field(init=False, repr=False, compare=False)
+    """The bins, as what counts a whole table."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", TableBins(self.bins))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +53,8 @@ class Handover:
     sequence: int
     reference: str
     """Id of the reference that the counts were made on."""
-    counts: Mapping[int, Mapping[str, ColumnCounts]]
-    """By window and column."""
+    counts: Mapping[int, TableCounts]
+    """By window."""
     rows: pa.Table
     """Keys and predictions of the same rows, for the label join."""
     violations: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
@@ -73,11 +84,11 @@ def build_handover(model: str, replica: str, sequence: int, rows: pa.Table, refe
     """
     sound = without_rows_ahead(rows, reference.max_ahead_us)
     windows = sound["event_time"].cast(pa.int64()).to_numpy() // reference.window_us
-    counts: dict[int, dict[str, ColumnCounts]] = {}
+    counts: dict[int, TableCounts] = {}
     violations: dict[int, dict[str, int]] = {}
     for index in np.unique(windows).tolist():
         part = sound if (windows == index).all() else sound.filter(pa.array(windows == index))
-        counts[index] = count_columns(part, reference.bins, reference.version)
+        counts[index] = count_columns(part, reference.table, reference.version, reference.embeddings)
         violations[index] = count_violations(part, reference.rules)
     return Handover(model, replica, sequence, reference.id, counts, key_columns(rows), violations)
 
@@ -131,24 +142,46 @@ def _domain(allowed: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return pa.array([category_key(value) for value in allowed], pa.string()).cast(kind)
 
 
-def count_columns(rows: pa.Table, bins: Mapping[str, Bins], version: str | None = None) -> dict[str, ColumnCounts]:
-    """Count the columns of logged rows that have bins; under ``SCORE`` the predictions of a version.
+def count_columns(
+    rows: pa.Table,
+    bins: TableBins | Mapping[str, Bins],
+    version: str | None = None,
+    embeddings: Sequence[EmbeddingProjection] = (),
+) -> TableCounts:
+    """Count the columns of logged rows that have bins; under ``SCORE`` and ``LATENCY`` those of a version's answers.
 
     Args:
         rows: Rows of the prediction log.
         bins: By column.
-        version: Whose predictions are counted, of requests that were not pinned to it; None counts all.
+        version: Whose answers are counted, of requests that were not pinned to it; None counts all.
+        embeddings: Columns of vectors.
     """
-    counted: dict[str, ColumnCounts] = {}
-    for name, column_bins in bins.items():
-        column = f"features.{name}"
-        if name != SCORE and column in rows.column_names:
-            counted[name] = ColumnCounts.of(column_bins, rows[column])
-    own = rows if SCORE not in bins or version is None else own_rows(rows, version)
-    if SCORE in bins and own.num_rows:
-        scores = own["prediction"] if "prediction" in own.column_names else top_score(own)
-        counted[SCORE] = ColumnCounts.of(bins[SCORE], scores)
-    return counted
+    table = bins if isinstance(bins, TableBins) else TableBins(bins)
+    found = dict(zip(rows.column_names, rows.itercolumns(), strict=True))
+    columns: dict[str, Any] = {
+        name: found[f"features.{name}"]
+        for name in table.bins
+        if name not in (SCORE, LATENCY) and f"features.{name}" in found
+    }
+    for embedding in embeddings:
+        if f"features.{embedding.column}" in found:
+            columns |= embedding.apply(found[f"features.{embedding.column}"])
+    return table.count(columns | _answer_columns(rows, table.bins, version))
+
+
+def _answer_columns(rows: pa.Table, bins: Mapping[str, Bins], version: str | None) -> dict[str, Any]:
+    """What a version's own answers add to the columns; nothing where it gave none."""
+    if SCORE not in bins and LATENCY not in bins:
+        return {}
+    own = rows if version is None else own_rows(rows, version)
+    if own.num_rows == 0:
+        return {}
+    columns: dict[str, Any] = {}
+    if SCORE in bins:
+        columns[SCORE] = own["prediction"] if "prediction" in own.column_names else top_score(own)
+    if LATENCY in bins and LATENCY in own.column_names:
+        columns[LATENCY] = own[LATENCY]
+    return columns
 
 
 def own_rows(rows: pa.Table, version: str) -> pa.Table:

@@ -18,6 +18,7 @@ from ray_mlops.config import MonitoringConfig
 from ray_mlops.monitoring.channels import DatasetMonitor, WindowVerdict
 from ray_mlops.monitoring.estimation import Estimate
 from ray_mlops.monitoring.handover import (
+    LATENCY,
     SCORE,
     Handover,
     Receipt,
@@ -31,7 +32,7 @@ from ray_mlops.monitoring.judging import Watched, estimate, mean_losses, own_los
 from ray_mlops.monitoring.labels import KEY_COLUMNS, LabelJoin
 from ray_mlops.monitoring.monitor_state import HISTORY, MonitorState, Performance, WindowReport, iso_time
 from ray_mlops.serving.protocol import LabelRecord
-from ray_mlops.statistics.bins import ColumnCounts
+from ray_mlops.statistics.table import TableCounts
 
 __all__ = ["ModelMonitor", "Performance", "Watched", "WindowReport"]
 
@@ -59,7 +60,7 @@ class ModelMonitor:
         self._delay_us, self._horizon_us = _us(config.labels.delay), _us(config.labels.horizon)
         self._max_ahead_us = None if config.max_ahead is None else _us(config.max_ahead)
         self.join = LabelJoin(watched.encode, reference.window_us, self._horizon_us)
-        self._open: dict[int, dict[str, ColumnCounts]] = {}
+        self._open: dict[int, TableCounts] = {}
         self._violations: dict[int, Counter[str]] = {}
         self._quarantined: dict[str, None] = {}
         self._state = MonitorState()
@@ -85,12 +86,11 @@ class ModelMonitor:
         """Take labels that are durable already."""
         return self.join.add_labels(labels)
 
-    def _count(self, window: int, counts: Mapping[str, ColumnCounts], violations: Mapping[str, int]) -> None:
+    def _count(self, window: int, counts: TableCounts, violations: Mapping[str, int]) -> None:
         if self._state.closed is not None and window <= self._state.closed:
             return
-        held = self._open.setdefault(window, {})
-        for name, column in counts.items():
-            held[name] = held[name] + column if name in held else column
+        held = self._open.get(window)
+        self._open[window] = counts if held is None else held + counts
         if violations:
             self._violations.setdefault(window, Counter()).update(violations)
 
@@ -148,7 +148,7 @@ class ModelMonitor:
         window = self._next_window()
         if window is None or not self.due():
             return None
-        verdict = self._test_inputs(window, self._open.pop(window, {}), self._violations.pop(window, Counter()))
+        verdict = self._test_inputs(window, self._open.pop(window, None), self._violations.pop(window, Counter()))
         matured = self._mature(window)
         self._state.closed = window
         expired_us = (window + 1) * self.reference.window_us
@@ -164,13 +164,14 @@ class ModelMonitor:
         self._shown = None
 
     def _test_inputs(
-        self, window: int, counts: Mapping[str, ColumnCounts], violations: Mapping[str, int]
+        self, window: int, counts: TableCounts | None, violations: Mapping[str, int]
     ) -> WindowVerdict | None:
         rows = self._state.rows.get(window, 0)
         if not self.watched.is_tested(window) or rows < self.config.min_window_rows:
             return None
-        features = {name: column for name, column in counts.items() if name != SCORE}
-        score = counts.get(SCORE)
+        columns = {} if counts is None else dict(counts)
+        features = {name: column for name, column in columns.items() if name not in (SCORE, LATENCY)}
+        score = columns.get(SCORE)
         if score is not None and score.n < self.config.min_window_rows:
             score = None  # just after a promotion, or beside a candidate that answers most requests
         return self.dataset.update(window, features, score, violations=violations)
@@ -314,7 +315,7 @@ class ModelMonitor:
         for window in np.unique(windows).tolist():
             if closed is None or window > closed:
                 part = sound.filter(pa.array(windows == window))
-                counts = count_columns(part, self.reference.bins, self.reference.version)
+                counts = count_columns(part, self.reference.table, self.reference.version, self.reference.embeddings)
                 self._count(window, counts, count_violations(part, self.reference.rules))
         self._take(key_columns(sound))
 
