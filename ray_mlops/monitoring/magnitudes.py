@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ray_mlops.statistics import distances
-from ray_mlops.statistics.bins import Bins, ColumnCounts, NumericBins
+from ray_mlops.statistics.bins import Bins, ColumnCounts, FloatArray, NumericBins
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +45,26 @@ class Magnitudes:
         table = np.array([window.counts for window in windows if window.n]).reshape(-1, bins.size)
         self._typical = {name: distances.typical(distance, table) for name, distance in self._distances.items()}
 
-    def measure(self, counts: ColumnCounts) -> list[Magnitude]:
-        """Return every distance of one window."""
-        return [self._magnitude(name, counts) for name in self._distances]
+    def measure(self, counts: ColumnCounts, sums: tuple[FloatArray, FloatArray] | None = None) -> list[Magnitude]:
+        """Return every distance of one window.
+
+        Args:
+            counts: The window's counts.
+            sums: Sums of numbers by bin, of the window and of the reference, where they are known: with them the
+                Wasserstein distance knows its tails.
+        """
+        if sums is None or self._edges is None:
+            return [self._magnitude(name, counts) for name in self._distances]
+        moved = distances.wasserstein_of_sums(counts.counts, self._pooled, *sums)
+        known = {"wasserstein": moved}
+        return [self._magnitude(name, counts, known.get(name)) for name in self._distances]
 
     def total_variation(self, counts: ColumnCounts) -> Magnitude:
         """Return the one distance that the others are summed up by."""
         return self._magnitude("total_variation", counts)
 
-    def _magnitude(self, name: str, counts: ColumnCounts) -> Magnitude:
-        value = self._distances[name](counts.counts, self._pooled)
+    def _magnitude(self, name: str, counts: ColumnCounts, known: float | None = None) -> Magnitude:
+        value = self._distances[name](counts.counts, self._pooled) if known is None else known
         expected = max(self._chance(name, counts.n), self._typical[name])
         return Magnitude(name, value, expected, distances.is_noise(value, expected))
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_mlops.statistics.columns import as_numbers, as_strings
@@ -70,12 +71,17 @@ class NumericBins:
             >>> NumericBins.from_sample([0.0] * 97 + [1.0, 2.0, 3.0]).edges.tolist()
             [0.0, 0.5, 1.5, 2.5, 3.0]
         """
-        numbers = as_numbers(values)
-        numbers = numbers[np.isfinite(numbers)]
-        if not len(numbers):
+        return cls.from_sorted(np.sort(as_numbers(values)), bins)
+
+    @classmethod
+    def from_sorted(cls, numbers: FloatArray, bins: int = 32) -> Self:
+        """``from_sample`` of numbers [n] that are already sorted as numpy does it, NaN last."""
+        finite = numbers[numbers.searchsorted(-LARGEST) : numbers.searchsorted(np.inf)]
+        if not len(finite):
             return cls(np.zeros(2))
-        distinct, counts = np.unique(numbers, return_counts=True)
-        starts = _bin_starts(np.cumsum(counts), bins)[1:]
+        ends = np.append(np.flatnonzero(finite[1:] != finite[:-1]), len(finite) - 1) + 1
+        distinct = finite[ends - 1]
+        starts = _bin_starts(ends, bins)[1:]
         left, right = distinct[starts - 1], distinct[starts]
         middle = left / 2 + right / 2
         inner = np.where((middle > left) & (middle <= right), middle, right)
@@ -171,10 +177,8 @@ class CategoricalBins:
             top: How many get counters of their own.
             max_vocabulary: How many are remembered at all; the rarest beyond that count as unseen.
         """
-        array = as_strings(values)
-        tally = pc.value_counts(array)
-        pairs = zip(tally.field("values").to_pylist(), tally.field("counts").to_pylist(), strict=True)
-        return cls.from_counts({name: count for name, count in pairs if name is not None}, top, max_vocabulary)
+        tally = tally_words(as_strings(values))
+        return cls.from_counts({name: count for name, count in tally.items() if name is not None}, top, max_vocabulary)
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int], top: int = 32, max_vocabulary: int = 10_000) -> Self:
@@ -203,7 +207,7 @@ class CategoricalBins:
     def count(self, values: Any) -> IntArray:
         """Count values [n] into int64 counts [size]."""
         tally = pc.value_counts(as_strings(values))
-        return self.tallied(tally.field("values").to_pylist(), tally.field("counts").to_numpy())
+        return self.tallied(tally.field(0).to_pylist(), tally.field(1).to_numpy())
 
     def tallied(self, names: Sequence[str | None], rows: IntArray) -> IntArray:
         """Counts [size] of categories [k] that are known to occur this often [k]; None is null."""
@@ -216,6 +220,12 @@ class CategoricalBins:
     def _positions(self, names: Iterable[str | None]) -> IntArray:
         unseen = len(self.top) + 1
         return np.array([self._codes.get(name, unseen) for name in names], dtype=np.int64)
+
+
+def tally_words(words: pa.Array) -> dict[str | None, int]:
+    """How often each string occurs, null among them."""
+    tally = pc.value_counts(words)
+    return dict(zip(tally.field(0).to_pylist(), tally.field(1).to_pylist(), strict=True))
 
 
 Bins = NumericBins | CategoricalBins
@@ -259,13 +269,18 @@ class ColumnCounts:
         if isinstance(bins, CategoricalBins):
             counts = bins.count(values)
             return cls(counts, int(counts.sum()))
-        numbers = np.sort(as_numbers(values))
-        counts = bins.count_sorted(numbers)
-        finite = numbers[np.searchsorted(numbers, -LARGEST) : np.searchsorted(numbers, np.inf)]
-        if not len(finite):
+        return cls.of_sorted(bins, np.sort(as_numbers(values)))
+
+    @classmethod
+    def of_sorted(cls, bins: NumericBins, numbers: FloatArray) -> Self:
+        """Count numbers [n] that are already sorted as numpy does it, NaN last."""
+        counts = np.empty(bins.size, dtype=np.int64)
+        first, last = bins.count_into(numbers, counts)
+        if first == last:
             return cls(counts, len(numbers))
+        finite = numbers[first:last]
         with np.errstate(over="ignore"):
-            total, squares = _capped(finite.sum()), _capped(np.dot(finite, finite))
+            total, squares = _capped(finite.sum()), _capped(finite.dot(finite))
         return cls(counts, len(numbers), total, squares, float(finite[0]), float(finite[-1]))
 
     @classmethod
