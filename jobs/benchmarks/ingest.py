@@ -32,7 +32,7 @@ def measure(options: Options, report: Report) -> None:
     """Measure in one thread."""
     pa.set_cpu_count(1)
     bins = freeze_bins(reference_table())
-    rows = repeated(current_table(), BUFFERS[-1] if options.quick else 10 * BUFFERS[-1])
+    rows = repeated(current_table(), (3 if options.quick else 10) * BUFFERS[-1])
     _measure_ingest(bins, rows, 5 if options.quick else 15, report)
     report.figures.append(_measure_bytes(TableBins(bins), rows))
     report.figures.append(_measure_merge(bins, rows, 5 if options.quick else 15))

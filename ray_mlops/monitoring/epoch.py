@@ -5,7 +5,7 @@ that: those of the version's own snapshot, and those logged since, counted on th
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,6 +21,7 @@ from ray_mlops.monitoring.feature import FeatureReference
 from ray_mlops.monitoring.frozen import FrozenReference
 from ray_mlops.monitoring.handover import LATENCY, SCORE, Reference, count_columns, without_rows_ahead
 from ray_mlops.monitoring.monitor import ModelMonitor, Watched
+from ray_mlops.monitoring.strata import stratum_of
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.label_log import read_labels
 from ray_mlops.serving.prediction_log.files import read_predictions
@@ -156,6 +157,7 @@ def build_channels(
             name=name,
             bins=column.bins,
             windows=tuple(counts[name] for counts in windows.values() if name in counts),
+            strata=_strata([window for window, counts in windows.items() if name in counts], config),
             role="calendar" if column.role == "calendar" else "feature",
             importance=profile.importance.get(name, 0.0),
             max_null_ratio=null_limits.get(name),
@@ -163,9 +165,20 @@ def build_channels(
         for name, column in profile.columns.items()
     ]
     score = profile.score
-    scored = None if score is None else FeatureReference(SCORE, score.bins, tuple(score.windows.values()))
+    scored = None
+    if score is not None:
+        strata = _strata(score.windows, config)
+        scored = FeatureReference(SCORE, score.bins, tuple(score.windows.values()), strata=strata)
     losses = [(loss.n, loss.total, loss.total_squares) for loss in profile.losses.values()]
     return DatasetMonitor(references, scored, losses, config, max_violation_ratio=max_violation_ratio)
+
+
+def _strata(windows: Iterable[int], config: MonitoringConfig) -> tuple[int, ...]:
+    """The stratum of each window; empty without strata."""
+    if config.strata == "none":
+        return ()
+    window_us = config.window // timedelta(microseconds=1)
+    return tuple(stratum_of(window, window_us, config.strata) for window in windows)
 
 
 def _reference_windows(
@@ -185,7 +198,7 @@ def _reference_windows(
     if last is not None and newest is not None and last > newest:
         found |= _counted_log(model, files, bins, profile.window_us, newest + 1, last, config.max_ahead)
     kept = [window for window in sorted(found) if last is None or window <= last]
-    return {window: found[window] for window in kept[-config.reference.windows :]}
+    return {window: found[window] for window in kept[-config.reference_windows :]}
 
 
 def _counted_log(

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
+from ray_mlops.config import MonitoringConfig
+from ray_mlops.monitoring.strata import stratum_of
 from ray_mlops.statistics import distances
 from ray_mlops.statistics.bins import Bins, ColumnCounts, FloatArray, NumericBins
 
@@ -81,6 +84,34 @@ class Magnitudes:
             "psi": distances.expected_psi,
         }
         return of_counts[name](self._pooled, n, m)
+
+
+class StratifiedMagnitudes:
+    """Measures windows of one column against the reference windows of their own stratum.
+
+    Args:
+        bins: The column's bins.
+        windows: Counts of the reference's windows.
+        strata: The stratum of each; empty where all are of one.
+        config: What the strata are, and how long a window is.
+    """
+
+    def __init__(
+        self, bins: Bins, windows: Sequence[ColumnCounts], strata: Sequence[int], config: MonitoringConfig
+    ) -> None:
+        self._bins, self._kind = bins, config.strata
+        self._window_us = config.window // timedelta(microseconds=1)
+        self._windows: dict[int, list[ColumnCounts]] = {}
+        for window, stratum in zip(windows, strata or [0] * len(windows), strict=True):
+            self._windows.setdefault(stratum, []).append(window)
+        self._known: dict[int, Magnitudes] = {}
+
+    def at(self, window: int) -> Magnitudes:
+        """What measures a window of this index."""
+        stratum = stratum_of(window, self._window_us, self._kind)
+        if stratum not in self._known:
+            self._known[stratum] = Magnitudes(self._bins, self._windows.get(stratum, []))
+        return self._known[stratum]
 
 
 def _kolmogorov_smirnov(counts: Any, reference: Any) -> float:
