@@ -196,6 +196,10 @@ class DatasetMonitor:
         known = [window for window in (drift, loss) if window is not None]
         return min(known) if known else None
 
+    def reference_counts(self) -> dict[str, Any]:
+        """Counts of the whole reference by column [size]."""
+        return {name: column.magnitudes.pooled for name, column in self._columns.items()}
+
     def describe(self, name: str) -> dict[str, Any]:
         """Say why an alarm (``inputs``, ``score``, ``loss``) or a breach (``COLUMN:KIND``) is up."""
         for column in self._columns.values():

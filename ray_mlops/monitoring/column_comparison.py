@@ -15,6 +15,9 @@ from ray_mlops.statistics.embeddings import EmbeddingProjection, is_vector
 from ray_mlops.statistics.table import bin_sums
 from ray_mlops.statistics.two_sample import two_sample_p
 
+_LEAST_VISIBLE = 0.1
+"""Total variation that must be visible (or twice the tolerance, where that is more) to call two columns alike."""
+
 Kind = Literal["numeric", "categorical", "boolean", "datetime", "embedding", "unknown"]
 Verdict = Literal["no drift", "tolerated", "drift", "fault", "undecided"]
 
@@ -223,11 +226,12 @@ def _verdict(found: _Found, config: MonitoringConfig, level: float, p_value: flo
     assert p_value is not None
     if p_value <= level and not distance.is_noise:
         return ("drift", said) if distance.value > config.tolerance else ("tolerated", said)
-    visible = 2.0 * distance.expected
-    if visible > max(config.tolerance, 0.01):
+    # A value that never came in m rows may have a share of 3 / m: a constant sample is no proof of a constant.
+    visible = max(2.0 * distance.expected, 3.0 / min(reference.n, current.n))
+    if visible > max(2.0 * config.tolerance, _LEAST_VISIBLE):
         rows = min(reference.n, current.n)
         return "undecided", f"{said}; {rows} rows are too few to see a difference below {visible:.2g}"
-    return "no drift", said
+    return "no drift", f"{said}; a difference above {visible:.2g} would show"
 
 
 def _moves(found: _Found, unseen: float | None, outside: float | None) -> list[str]:

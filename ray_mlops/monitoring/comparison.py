@@ -66,7 +66,8 @@ def compare(
 
     A column has drifted when three things hold: chance is excluded (chi-squared at ``alpha`` over the number of
     columns), the total variation is at least twice what chance gives, and it is above ``tolerance``. Where there are
-    too few rows to see a difference of that size, the verdict is `undecided`, and never `no drift`.
+    too few rows to see a difference of 0.1 (or of twice the tolerance), the verdict is `undecided`, and never
+    `no drift`.
 
     Args:
         reference: What was expected.

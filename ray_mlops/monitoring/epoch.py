@@ -20,6 +20,8 @@ from ray_mlops.monitoring.channels import DatasetMonitor
 from ray_mlops.monitoring.feature import FeatureReference
 from ray_mlops.monitoring.frozen import FrozenReference
 from ray_mlops.monitoring.handover import LATENCY, SCORE, Reference, count_columns, without_rows_ahead
+from ray_mlops.monitoring.history import History
+from ray_mlops.monitoring.latency import LATENCY_BINS
 from ray_mlops.monitoring.monitor import ModelMonitor, Watched
 from ray_mlops.monitoring.strata import stratum_of
 from ray_mlops.runtime.files import Files
@@ -88,6 +90,7 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
     bins: dict[str, Bins] = {name: column.bins for name, column in profile.columns.items()}
     if profile.score is not None:
         bins[SCORE] = profile.score.bins
+    bins[LATENCY] = LATENCY_BINS
     frozen = FrozenReference.load(files, model, reference_id) if resumes else None
     if frozen is None:
         last = None if start is None else start - 1
@@ -110,13 +113,26 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
     monitor = ModelMonitor(
         _watched(model, version, routes["config_hash"], bundle, start), reference, dataset, config.monitoring
     )
+    if files.exists(_history_path(model)):
+        monitor.history.restore(files.read(_history_path(model)))
+        monitor.history.begin(reference_id, dataset.reference_counts())
     rows, labels = _logged(model, files, checkpoint, profile.window_us, config.monitoring)
     monitor.restore(checkpoint, rows, labels)
     if resumes and checkpoint is not None:
         dataset.restore(checkpoint["dataset"])
+        monitor.latency.restore(checkpoint.get("latency"))
     source_rows = {window: max(c[window].n for c in _by_column(profile) if window in c) for window in profile.windows}
     span = [min(frozen.windows), max(frozen.windows)] if frozen.windows else []
     return Epoch(model, version, config, routes["config_hash"], reference, span, source_rows, monitor)
+
+
+def save_history(files: Files, model: str, history: History) -> None:
+    """Store what is shown of the past, for the next start and for epochs to come."""
+    files.write(_history_path(model), history.to_bytes())
+
+
+def _history_path(model: str) -> str:
+    return f"checkpoints/monitor/{model}/history.json.z"
 
 
 def _reference_id(champion: Mapping[str, Any], start: int | None) -> str:

@@ -97,6 +97,10 @@ class FeatureMonitor:
     def num_reference_windows(self) -> int:
         return sum(stratum.num_reference_windows for stratum in self._strata)
 
+    def reference_windows(self) -> list[ColumnCounts]:
+        """The reference's windows of all strata, those that joined it included."""
+        return [window for stratum in self._strata for window in stratum.reference_windows()]
+
     def update(self, window: int, counts: ColumnCounts) -> None:
         """Take one closed window. A window without a single value is a fault of the pipe and is left out."""
         self._strata[stratum_of(window, self._window_us, self._kind)].update(window, counts)

@@ -106,6 +106,12 @@ class StratifiedMagnitudes:
             self._windows.setdefault(stratum, []).append(window)
         self._known: dict[int, Magnitudes] = {}
 
+    @property
+    def pooled(self) -> Any:
+        """Counts of all reference windows together [size]."""
+        windows = [window for stratum in self._windows.values() for window in stratum]
+        return sum(windows, ColumnCounts.empty(self._bins)).counts
+
     def at(self, window: int) -> Magnitudes:
         """What measures a window of this index."""
         stratum = stratum_of(window, self._window_us, self._kind)

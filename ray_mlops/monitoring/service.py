@@ -15,8 +15,9 @@ import pyarrow as pa
 from ray_mlops.config.monitoring import RetrainAction
 from ray_mlops.errors import MonitoringError, NotFoundError, RayMLOpsError
 from ray_mlops.ledger import Ledger
-from ray_mlops.monitoring.epoch import Epoch, begin_epoch
+from ray_mlops.monitoring.epoch import Epoch, begin_epoch, save_history
 from ray_mlops.monitoring.handover import Handover, Receipt, Reference
+from ray_mlops.monitoring.history import Stretch
 from ray_mlops.monitoring.monitor import WindowReport
 from ray_mlops.monitoring.policy import (
     NoRetrain,
@@ -108,7 +109,7 @@ class MonitorService:
             assert report is not None
             self._record_alarms(model, report)
             self._consider_retraining(model, report)
-            self._save_checkpoint(model)
+            self._save_checkpoint(model, report.window)
 
     def _renew_epoch(self, model: str) -> None:
         """Begin a new reference epoch when another version has become champion."""
@@ -117,6 +118,7 @@ class MonitorService:
             watched.epoch.follow_config(self._ledger)
             return
         closed = watched.epoch.monitor.checkpoint()
+        save_history(self._files, model, watched.epoch.monitor.history)
         watched.epoch = begin_epoch(model, self._ledger, self._files, closed)
         watched.acknowledged, watched.raised = frozenset(), set()
         self._commit_epoch(model, watched.epoch)
@@ -269,6 +271,14 @@ class MonitorService:
         }
         return {"model": model, **watched.epoch.monitor.view(), "retraining": retraining}
 
+    def history(self, model: str) -> list[dict[str, Any]]:
+        """The whole past by window, hour and day, oldest first (see ``History.slots``)."""
+        return self._model(model).epoch.monitor.history.slots()
+
+    def past(self, model: str, start_us: int, end_us: int) -> Stretch | None:
+        """Counts of any stretch of event time of this epoch; None where there is nothing."""
+        return self._model(model).epoch.monitor.history.past(start_us, end_us)
+
     def status(self, model: str) -> dict[str, Any]:
         """The few fields that a client polls."""
         watched = self._model(model)
@@ -300,8 +310,11 @@ class MonitorService:
     def _checkpoint_path(self, model: str) -> str:
         return f"checkpoints/monitor/{model}.json"
 
-    def _save_checkpoint(self, model: str) -> None:
-        content = self._model(model).epoch.monitor.checkpoint()
+    def _save_checkpoint(self, model: str, window: int) -> None:
+        monitor = self._model(model).epoch.monitor
+        if monitor.history.is_due(window):  # first: a window that is closed again is not counted again
+            save_history(self._files, model, monitor.history)
+        content = monitor.checkpoint()
         self._files.write(self._checkpoint_path(model), json.dumps(content).encode())
 
     def _load_checkpoint(self, model: str) -> Mapping[str, Any] | None:

@@ -118,7 +118,7 @@ class TableCounts(Mapping[str, ColumnCounts]):
         self.rows += other.rows
         sums, limits = self.moments, other.moments
         with np.errstate(over="ignore"):
-            sums[:2] += limits[:2]
+            np.clip(sums[:2] + limits[:2], -LARGEST, LARGEST, out=sums[:2])
         np.minimum(sums[2], limits[2], out=sums[2])
         np.maximum(sums[3], limits[3], out=sums[3])
 
@@ -152,15 +152,16 @@ class TableBins:
         sizes, starts = self._layout(names)
         counts = np.zeros(starts[-1], dtype=np.int64)
         rows, moments = np.empty(len(names), dtype=np.int64), []
-        for index, name in enumerate(names):
-            bins, out = self.bins[name], counts[starts[index] : starts[index + 1]]
-            if isinstance(bins, NumericBins):
-                numbers = np.sort(as_numbers(found[name]))
-                rows[index] = len(numbers)
-                moments.append(_count_numbers(bins, numbers, out))
-            else:
-                rows[index] = _count_words(bins, found[name], out)
-                moments.append(_NO_MOMENTS)
+        with np.errstate(over="ignore"):
+            for index, name in enumerate(names):
+                bins, out = self.bins[name], counts[starts[index] : starts[index + 1]]
+                if isinstance(bins, NumericBins):
+                    numbers = np.sort(as_numbers(found[name]))
+                    rows[index] = len(numbers)
+                    moments.append(_count_numbers(bins, numbers, out))
+                else:
+                    rows[index] = _count_words(bins, found[name], out)
+                    moments.append(_NO_MOMENTS)
         table = np.array(moments, dtype=np.float64).reshape(-1, 4).T.copy()
         return TableCounts(names, sizes, counts, rows, table)
 
