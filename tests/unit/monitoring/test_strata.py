@@ -3,10 +3,14 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
 from ray_mlops.config import MonitoringConfig
+from ray_mlops.data.inputs import InputColumn
+from ray_mlops.data.reference import build_profile
+from ray_mlops.monitoring.epoch import build_channels
 from ray_mlops.monitoring.feature import FeatureMonitor, FeatureReference
 from ray_mlops.monitoring.magnitudes import StratifiedMagnitudes
 from ray_mlops.monitoring.strata import num_strata, stratum_of
@@ -122,3 +126,28 @@ def test_magnitude_of_a_usual_sunday_is_noise_only_against_sundays() -> None:
     unlike = StratifiedMagnitudes(bins, reference.windows, (), config(strata="none")).at(sunday)
     assert like.total_variation(day(sunday, bins)).is_noise
     assert not unlike.total_variation(day(sunday, bins)).is_noise
+
+
+def test_epoch_gives_each_reference_window_its_stratum_and_keeps_as_many_of_each() -> None:
+    settings = MonitoringConfig.model_validate(
+        {"window": "1h", "strata": "hour_of_day", "reference": {"windows": 9, "min_windows": 8}}
+    )
+    generator = np.random.default_rng(0)
+    hours = np.repeat(np.arange(24 * 12), 30)
+    x = generator.normal(np.where(hours % 24 < 6, 10.0, 0.0), 1.0)
+    sample = pa.table({"x": x})
+    profile = build_profile([InputColumn("x", "numeric", "numeric")], sample, hours * HOUR + 1, settings)
+    assert profile.windows == tuple(range(24 * 3, 24 * 12))
+    windows = {w: {"x": profile.columns["x"].windows[w]} for w in profile.windows}
+    dataset = build_channels(profile, windows, {}, settings)
+    first = 24 * 12
+    for window in range(first, first + 24):
+        level = 10.0 if window % 24 < 6 else 0.0
+        counts = ColumnCounts.of(profile.columns["x"].bins, generator.normal(level, 1.0, 60))
+        verdict = dataset.update(window, {"x": counts})
+        assert verdict.status == "testing"
+        assert verdict.features["x"]["is_noise"], window
+    assert verdict.alarms == ()
+    night_at_noon = ColumnCounts.of(profile.columns["x"].bins, generator.normal(10.0, 1.0, 60))
+    verdict = dataset.update(first + 36, {"x": night_at_noon})
+    assert verdict.features["x"]["total_variation"] > 0.9
