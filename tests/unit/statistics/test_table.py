@@ -82,6 +82,7 @@ def test_values_of_another_type_count_as_null_and_never_raise() -> None:
     counted = bins.count({"x": ["1", "two"], "city": [["a"], {"b": 1}]})
     assert counted["x"].null_ratio == 1.0
     assert counted["city"].counts.tolist() == [0, 0, 2, 0]
+    assert bins.count({"x": ["1", "0.5"]})["x"].nulls == 2  # text is never parsed
     assert bins.count({"x": pa.array([[1.0], None])})["x"].nulls == 2
     assert bins.count({"x": [1, "a", None, True, 10**400]})["x"].counts.tolist() == [0, 2, 0, 3]
     assert len(bins.count({})) == 0
