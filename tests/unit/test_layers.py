@@ -40,6 +40,10 @@ PURE = [
     "monitoring.policy",
     "monitoring.monitor",
     "monitoring.handover",
+    "monitoring.comparison",
+    "monitoring.column_comparison",
+    "monitoring.history",
+    "monitoring.latency",
 ]
 
 
