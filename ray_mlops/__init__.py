@@ -14,6 +14,7 @@ _EXPORTS = {
     "ModelBundle": "ray_mlops.training.bundle",
     "ProjectConfig": "ray_mlops.config",
     "RayMLOpsError": "ray_mlops.errors",
+    "compare": "ray_mlops.monitoring.comparison",
     "connect": "ray_mlops.runtime.cluster",
     "deploy": "ray_mlops.orchestration.deploy",
     "load_config": "ray_mlops.config",

@@ -21,6 +21,8 @@ class PeerEnvironment:
     packages: tuple[str, ...]
     options: tuple[str, ...] = ()
     """Further options of pip."""
+    needs_torch: bool = True
+    """Whether it serves a network."""
 
 
 def torch_requirement() -> str:
@@ -35,6 +37,14 @@ PEERS = {
         PeerEnvironment("litserve", ("litserve", "numpy")),
         PeerEnvironment("bentoml", ("bentoml", "numpy"), ("--only-binary", "grpcio")),
         PeerEnvironment("mlflow", ("mlflow", "numpy")),
+        PeerEnvironment("evidently", ("evidently==0.7.23", "pandas<3", "pyarrow"), needs_torch=False),
+        PeerEnvironment(
+            "whylogs",
+            ("whylogs==1.6.4", "numpy<2", "pandas<3", "pyarrow<20", "scipy", "ipython"),
+            needs_torch=False,
+        ),
+        PeerEnvironment("nannyml", ("nannyml==0.13.1", "statsmodels", "pandas<3", "pyarrow"), needs_torch=False),
+        PeerEnvironment("scipy", ("scipy", "numpy", "pandas<3", "pyarrow"), needs_torch=False),
     )
 }
 
@@ -52,7 +62,8 @@ def ensure_environment(name: str, directory: Path) -> Path:
         home.parent.mkdir(parents=True, exist_ok=True)
         _run([sys.executable, "-m", "venv", "--clear", str(home)])
         pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        _run([*pip, *peer.options, *peer.packages, torch_requirement()])
+        torch = [torch_requirement()] if peer.needs_torch else []
+        _run([*pip, *peer.options, *peer.packages, *torch])
         complete.touch()
     return home / "bin"
 

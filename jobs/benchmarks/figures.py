@@ -81,7 +81,7 @@ class Report:
 
 def environment() -> dict[str, Any]:
     """What the numbers depend on besides the code."""
-    names = ("ray", "torch", "numpy", "uvicorn", "orjson")
+    names = ("ray", "torch", "numpy", "pyarrow", "uvicorn", "orjson")
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "cpu": _cpu_model(),

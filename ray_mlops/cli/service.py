@@ -12,7 +12,7 @@ from ray_mlops.cli import EXIT_FAILED, print_json
 from ray_mlops.cli.options import config_option, find_config, json_option, unread_config_option
 from ray_mlops.cli.progress import PhasePrinter
 from ray_mlops.cli.session import session
-from ray_mlops.config import ProjectConfig
+from ray_mlops.config import MonitoringConfig, ProjectConfig, SourceConfig
 from ray_mlops.config.section import parse_duration
 from ray_mlops.errors import ConfigError
 from ray_mlops.serving.client import Client
@@ -197,6 +197,38 @@ def monitor_dashboard() -> None:
     from ray_mlops.monitoring.prometheus import read_dashboard  # after parsing
 
     click.echo(read_dashboard(), nl=False)
+
+
+@monitor.command("compare")
+@click.argument("reference", type=click.Path(exists=True, dir_okay=False))
+@click.argument("current", type=click.Path(exists=True, dir_okay=False))
+@click.option("--column", "columns", multiple=True, help="Only this column; may be given several times.")
+@click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), help="Default: monitoring.alpha.")
+@click.option("--tolerance", type=click.FloatRange(0, 1), help="Total variation that is tolerated.")
+@json_option
+def monitor_compare(
+    reference: str,
+    current: str,
+    columns: tuple[str, ...],
+    alpha: float | None,
+    tolerance: float | None,
+    as_json: bool,
+) -> None:
+    """Compare two files, column by column: what moved, by how much, and what chance alone would do.
+
+    Needs no cluster and no configuration. REFERENCE and CURRENT are Parquet, CSV or JSON lines.
+    """
+    from ray_mlops.data.readers import file_format, read_file  # after parsing
+    from ray_mlops.monitoring.comparison import compare
+
+    given = {"alpha": alpha, "tolerance": tolerance}
+    settings = MonitoringConfig.model_validate({name: value for name, value in given.items() if value is not None})
+    before, after = (read_file(path, file_format(SourceConfig(path=path), path)) for path in (reference, current))
+    report = compare(before, after, settings, columns or None)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        click.echo(report.text())
 
 
 @click.command()

@@ -4,7 +4,14 @@ from ray_mlops.config.data import ColumnContract, ContractConfig, DataConfig, Fe
 from ray_mlops.config.demo import DemoConfig, ReplayConfig, SabotageConfig
 from ray_mlops.config.judgement import EvaluationConfig, FairnessConfig, GateConfig, LoadConfig, ParityConfig
 from ray_mlops.config.load import build_config, config_hash, json_schema, load_config, parse_overrides, with_overrides
-from ray_mlops.config.monitoring import BudgetConfig, LabelsConfig, MonitoringConfig, ReferenceConfig, RetrainingConfig
+from ray_mlops.config.monitoring import (
+    BudgetConfig,
+    HistoryConfig,
+    LabelsConfig,
+    MonitoringConfig,
+    ReferenceConfig,
+    RetrainingConfig,
+)
 from ray_mlops.config.notifications import (
     EmailTarget,
     NotificationsConfig,
@@ -41,6 +48,7 @@ __all__ = [
     "FeatureConfig",
     "GateConfig",
     "GuardsConfig",
+    "HistoryConfig",
     "LabelsConfig",
     "LoadConfig",
     "MonitoringConfig",

@@ -14,13 +14,21 @@ search hyperparameters and train."""
 RUNGS: tuple[RetrainAction, ...] = ("recalibrate", "fine_tune", "full", "tune")
 
 
+_CYCLES = {"none": 1, "hour_of_day": 24, "day_of_week": 7, "hour_of_week": 168}
+_STRATUM_UNITS = {
+    "hour_of_day": timedelta(hours=1),
+    "day_of_week": timedelta(days=1),
+    "hour_of_week": timedelta(hours=1),
+}
+
+
 class ReferenceConfig(Section):
     """What drift is measured against: a window of its own, not the training split."""
 
     windows: PositiveInt = 60
-    """The newest this many windows before promotion."""
+    """The newest this many windows before promotion, of each stratum."""
     min_windows: PositiveInt = Field(20, ge=8)
-    """Below this a window-level channel warms up: new windows join the reference."""
+    """Below this (of a stratum) a window-level channel warms up: new windows join the reference."""
 
 
 class LabelsConfig(Section):
@@ -34,11 +42,25 @@ class LabelsConfig(Section):
     """Matured cohorts with a smaller share of labels are shown but not judged."""
 
 
+class HistoryConfig(Section):
+    """How much of the past is kept for display: windows roll up into hours, hours into days."""
+
+    windows: PositiveInt = 120
+    """The newest this many windows, one by one."""
+    hours: PositiveInt = 168
+    """Before them, this many hours."""
+    days: PositiveInt = 400
+    """Before them, this many days; what is older is forgotten."""
+
+
 class MonitoringConfig(Section):
     """The monitor."""
 
     window: Duration = timedelta(days=1)
     """The unit of all tests: one seasonal cycle, in event time."""
+    strata: Literal["none", "hour_of_day", "day_of_week", "hour_of_week"] = "none"
+    """Where windows are shorter than the cycle: compare each only with reference windows of the same hour or day
+    (UTC). `none` compares it with all."""
     allowed_lateness: Duration = timedelta(0)
     """The watermark stays this far behind the largest event time seen."""
     max_ahead: Duration | None = None
@@ -67,6 +89,19 @@ class MonitoringConfig(Section):
     joint_weight: float = Field(0.1, ge=0, lt=1)
     """Share of the inputs' weight that these have together."""
     labels: LabelsConfig = LabelsConfig()
+    history: HistoryConfig = HistoryConfig()
+
+    @property
+    def reference_windows(self) -> int:
+        """Windows that the reference has in all strata together."""
+        return self.reference.windows * _CYCLES[self.strata]
+
+    @model_validator(mode="after")
+    def _window_fits_its_stratum(self) -> Self:
+        unit = _STRATUM_UNITS.get(self.strata)
+        if unit is not None and (self.window <= timedelta(0) or unit % self.window):
+            raise ValueError(f"'window' must divide {unit}, the length of a stratum of 'strata: {self.strata}'")
+        return self
 
 
 class BudgetConfig(Section):

@@ -160,7 +160,7 @@ class ReferenceProfile:
             losses: In [0, 1] [n]; None leaves them out.
             monitoring: Number of bins, and of windows to keep.
         """
-        windows = newest_windows(event_us, self.window_us, monitoring.reference.windows)
+        windows = newest_windows(event_us, self.window_us, monitoring.reference_windows)
         inside = np.isin(window_of(event_us, self.window_us), windows)
         bins = NumericBins.from_sample(scores[inside], monitoring.bins)
         score = count_windows(bins, scores, event_us, windows, self.window_us)
@@ -249,7 +249,7 @@ def build_profile(
         monitoring: Length and number of windows, bins, top categories.
     """
     window_us = int(monitoring.window.total_seconds() * 1e6)
-    windows = newest_windows(event_us, window_us, monitoring.reference.windows)
+    windows = newest_windows(event_us, window_us, monitoring.reference_windows)
     inside = np.isin(window_of(event_us, window_us), windows) & (event_us != MISSING_US)
     kept, times = sample.filter(pa.array(inside)), event_us[inside]
     references = {}

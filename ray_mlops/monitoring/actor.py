@@ -19,6 +19,7 @@ from ray_mlops.errors import NotFoundError, RayMLOpsError
 from ray_mlops.ledger import Ledger, current_routes
 from ray_mlops.monitoring.exposition import exposition
 from ray_mlops.monitoring.handover import Handover, Receipt, Reference, build_handover
+from ray_mlops.monitoring.history import Stretch
 from ray_mlops.monitoring.notices.exposition import expose_notifications
 from ray_mlops.monitoring.notices.notifier import Notifier
 from ray_mlops.monitoring.service import MonitorService
@@ -83,6 +84,14 @@ class MonitorActor:
     async def view(self, model: str) -> dict[str, Any]:
         await self.start()
         return self._service.view(model)
+
+    async def history(self, model: str) -> list[dict[str, Any]]:
+        await self.start()
+        return self._service.history(model)
+
+    async def past(self, model: str, start_us: int, end_us: int) -> Stretch | None:
+        await self.start()
+        return self._service.past(model, start_us, end_us)
 
     async def status(self, model: str) -> dict[str, Any]:
         await self.start()

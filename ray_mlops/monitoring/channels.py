@@ -22,7 +22,7 @@ from ray_mlops.monitoring.combination import (
 from ray_mlops.monitoring.faults import Breach, FaultDetector
 from ray_mlops.monitoring.feature import FeatureMonitor, FeatureReference
 from ray_mlops.monitoring.loss_channel import LossChannel, LossWindow
-from ray_mlops.monitoring.magnitudes import Magnitudes
+from ray_mlops.monitoring.magnitudes import StratifiedMagnitudes
 from ray_mlops.statistics.bins import ColumnCounts
 
 __all__ = ["DatasetMonitor", "FeatureReference", "WindowVerdict"]
@@ -64,7 +64,7 @@ class _Column:
     """None for calendar columns."""
     faults: FaultDetector | None
     """None for the score and for projections."""
-    magnitudes: Magnitudes
+    magnitudes: StratifiedMagnitudes
     weight: float
     counts: ColumnCounts | None = None
     """The newest window."""
@@ -106,12 +106,13 @@ class DatasetMonitor:
             self._columns[reference.name] = _Column(
                 FeatureMonitor(reference, config) if is_watched else None,
                 FaultDetector(reference, config, num_inputs, max_violation_ratio) if is_input else None,
-                Magnitudes(reference.bins, reference.windows),
+                StratifiedMagnitudes(reference.bins, reference.windows, reference.strata, config),
                 weights.get(reference.name, 0.0),
             )
         self._loss = LossChannel(losses, config.loss_tolerance) if any(n > 0 for n, _, _ in losses) else None
         alpha = config.alpha if self._loss is None else config.alpha / 2.0
         self._limit = log(1.0 / alpha)
+        self._window = 0  # the newest
 
     # -- windows --------------------------------------------------------------------------------------
 
@@ -136,6 +137,7 @@ class DatasetMonitor:
             loss: Rows, sum and sum of squares of the losses, if they have matured by now (or ``update_loss``).
             violations: Values that break the declared range or domain, by column.
         """
+        self._window = window
         seen = dict(counts) if score is None or self._score is None else {**counts, self._score: score}
         for name, column in self._columns.items():
             column.counts = seen.get(name)
@@ -195,6 +197,10 @@ class DatasetMonitor:
         known = [window for window in (drift, loss) if window is not None]
         return min(known) if known else None
 
+    def reference_counts(self) -> dict[str, Any]:
+        """Counts of the whole reference by column [size]."""
+        return {name: column.magnitudes.pooled for name, column in self._columns.items()}
+
     def describe(self, name: str) -> dict[str, Any]:
         """Say why an alarm (``inputs``, ``score``, ``loss``) or a breach (``COLUMN:KIND``) is up."""
         for column in self._columns.values():
@@ -228,7 +234,7 @@ class DatasetMonitor:
 
     def _column_view(self, name: str, column: _Column) -> dict[str, Any]:
         monitor, counts = column.monitor, column.counts
-        measured = column.magnitudes.measure(counts) if counts is not None and counts.n else []
+        measured = column.magnitudes.at(self._window).measure(counts) if counts is not None and counts.n else []
         return {
             **self._summary(column),
             "weight": column.weight,
@@ -245,7 +251,7 @@ class DatasetMonitor:
         status = "calendar" if monitor is None else "warming_up" if monitor.is_warming_up else "testing"
         summary: dict[str, Any] = {"log_e": 0.0 if monitor is None else monitor.log_e, "status": status}
         if counts is not None and counts.n:
-            found = column.magnitudes.total_variation(counts)
+            found = column.magnitudes.at(self._window).total_variation(counts)
             summary |= {"total_variation": found.value, "expected": found.expected, "is_noise": found.is_noise}
         return summary
 
@@ -278,10 +284,12 @@ class DatasetMonitor:
         return {
             "columns": {name: _column_state(column) for name, column in self._columns.items()},
             "loss": None if self._loss is None else self._loss.to_json(),
+            "window": self._window,
         }
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take up a state that a monitor with the same references stored; evidence is then equal to the bit."""
+        self._window = content.get("window", 0)
         for name, state in content["columns"].items():
             column = self._columns[name]
             if column.monitor is not None:

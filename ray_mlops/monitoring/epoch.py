@@ -5,7 +5,7 @@ that: those of the version's own snapshot, and those logged since, counted on th
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,13 +19,17 @@ from ray_mlops.ledger import Ledger, current_routes, deployed_config
 from ray_mlops.monitoring.channels import DatasetMonitor
 from ray_mlops.monitoring.feature import FeatureReference
 from ray_mlops.monitoring.frozen import FrozenReference
-from ray_mlops.monitoring.handover import SCORE, Reference, count_columns, without_rows_ahead
+from ray_mlops.monitoring.handover import LATENCY, SCORE, Reference, count_columns, without_rows_ahead
+from ray_mlops.monitoring.history import History
+from ray_mlops.monitoring.latency import LATENCY_BINS
 from ray_mlops.monitoring.monitor import ModelMonitor, Watched
+from ray_mlops.monitoring.strata import stratum_of
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.label_log import read_labels
 from ray_mlops.serving.prediction_log.files import read_predictions
 from ray_mlops.serving.protocol import LabelRecord
 from ray_mlops.statistics.bins import Bins, ColumnCounts
+from ray_mlops.statistics.table import TableBins
 from ray_mlops.training.bundle import ModelBundle
 
 
@@ -87,6 +91,7 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
     bins: dict[str, Bins] = {name: column.bins for name, column in columns.items()}
     if profile.score is not None:
         bins[SCORE] = profile.score.bins
+    bins[LATENCY] = LATENCY_BINS
     frozen = FrozenReference.load(files, model, reference_id) if resumes else None
     if frozen is None:
         last = None if start is None else start - 1
@@ -111,13 +116,26 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
     monitor = ModelMonitor(
         _watched(model, version, routes["config_hash"], bundle, start), reference, dataset, config.monitoring
     )
+    if files.exists(_history_path(model)):
+        monitor.history.restore(files.read(_history_path(model)))
+        monitor.history.begin(reference_id, dataset.reference_counts())
     rows, labels = _logged(model, files, checkpoint, profile.window_us, config.monitoring)
     monitor.restore(checkpoint, rows, labels)
     if resumes and checkpoint is not None:
         dataset.restore(checkpoint["dataset"])
+        monitor.latency.restore(checkpoint.get("latency"))
     source_rows = {window: max(c[window].n for c in _by_column(profile) if window in c) for window in profile.windows}
     span = [min(frozen.windows), max(frozen.windows)] if frozen.windows else []
     return Epoch(model, version, config, routes["config_hash"], reference, span, source_rows, monitor)
+
+
+def save_history(files: Files, model: str, history: History) -> None:
+    """Store what is shown of the past, for the next start and for epochs to come."""
+    files.write(_history_path(model), history.to_bytes())
+
+
+def _history_path(model: str) -> str:
+    return f"checkpoints/monitor/{model}/history.json.z"
 
 
 def _reference_id(champion: Mapping[str, Any], start: int | None) -> str:
@@ -159,6 +177,7 @@ def build_channels(
             name=name,
             bins=column.bins,
             windows=tuple(counts[name] for counts in windows.values() if name in counts),
+            strata=_strata([window for window, counts in windows.items() if name in counts], config),
             role="calendar" if column.role == "calendar" else "feature",
             importance=profile.importance.get(name, 0.0),
             max_null_ratio=null_limits.get(name),
@@ -170,14 +189,26 @@ def build_channels(
             name=member.name,
             bins=profile.joint.columns[member.name].bins,
             windows=tuple(counts[member.name] for counts in windows.values() if member.name in counts),
+            strata=_strata([window for window, counts in windows.items() if member.name in counts], config),
             derived_from=(member.target, *member.explained_by),
         )
         for member in profile.joint.projections.members
     ]
     score = profile.score
-    scored = None if score is None else FeatureReference(SCORE, score.bins, tuple(score.windows.values()))
+    scored = None
+    if score is not None:
+        strata = _strata(score.windows, config)
+        scored = FeatureReference(SCORE, score.bins, tuple(score.windows.values()), strata=strata)
     losses = [(loss.n, loss.total, loss.total_squares) for loss in profile.losses.values()]
     return DatasetMonitor(references, scored, losses, config, max_violation_ratio=max_violation_ratio)
+
+
+def _strata(windows: Iterable[int], config: MonitoringConfig) -> tuple[int, ...]:
+    """The stratum of each window; empty without strata."""
+    if config.strata == "none":
+        return ()
+    window_us = config.window // timedelta(microseconds=1)
+    return tuple(stratum_of(window, window_us, config.strata) for window in windows)
 
 
 def _reference_windows(
@@ -198,7 +229,7 @@ def _reference_windows(
     if last is not None and newest is not None and last > newest:
         found |= _counted_log(model, files, bins, profile, (newest + 1, last), config.max_ahead)
     kept = [window for window in sorted(found) if last is None or window <= last]
-    return {window: found[window] for window in kept[-config.reference.windows :]}
+    return {window: found[window] for window in kept[-config.reference_windows :]}
 
 
 def _counted_log(
@@ -215,10 +246,10 @@ def _counted_log(
         return {}
     rows = without_rows_ahead(rows, None if max_ahead is None else max_ahead // timedelta(microseconds=1))
     windows = rows["event_time"].cast(pa.int64()).to_numpy() // window_us
-    inputs = {name: b for name, b in bins.items() if name != SCORE}
+    inputs = TableBins({name: b for name, b in bins.items() if name not in (SCORE, LATENCY)})
     return {
-        int(window): count_columns(
-            rows.filter(pa.array(windows == window)), inputs, projections=profile.joint.projections
+        int(window): dict(
+            count_columns(rows.filter(pa.array(windows == window)), inputs, projections=profile.joint.projections)
         )
         for window in sorted(set(windows.tolist()))
         if first <= window <= last

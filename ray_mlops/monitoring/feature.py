@@ -2,11 +2,15 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from math import log
 from typing import Any, Literal, Self
 
+import numpy as np
+
 from ray_mlops.config import MonitoringConfig
+from ray_mlops.monitoring.strata import num_strata, stratum_of
 from ray_mlops.monitoring.window_channels import (
     Channel,
     LocationChannel,
@@ -37,10 +41,19 @@ class FeatureReference:
     """Share of nulls that the user's contract allows; None when it says nothing."""
     derived_from: tuple[str, ...] = ()
     """Of a projection, the columns that it watches the dependence of; empty for a column of the log."""
+    strata: tuple[int, ...] = ()
+    """The stratum of each window (``stratum_of``); empty where all are of one."""
 
     def pooled(self) -> ColumnCounts:
         """All windows together."""
         return sum(self.windows, ColumnCounts.empty(self.bins))
+
+    def of_stratum(self, stratum: int) -> "FeatureReference":
+        """The same with the windows of one stratum only."""
+        if not self.strata:
+            return self
+        pairs = zip(self.windows, self.strata, strict=True)
+        return replace(self, windows=tuple(window for window, own in pairs if own == stratum), strata=())
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -51,18 +64,84 @@ class FeatureReference:
             "importance": self.importance,
             "max_null_ratio": self.max_null_ratio,
             "derived_from": list(self.derived_from),
+            "strata": list(self.strata),
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         windows = tuple(ColumnCounts.from_json(window) for window in content["windows"])
-        derived_from = tuple(content.get("derived_from", ()))
+        strata, derived_from = (tuple(content.get(name, ())) for name in ("strata", "derived_from"))
         bins = bins_from_json(content["bins"])
-        return cls(**{**content, "bins": bins, "windows": windows, "derived_from": derived_from})
+        return cls(**{**content, "bins": bins, "windows": windows, "strata": strata, "derived_from": derived_from})
 
 
 class FeatureMonitor:
-    """Watches one column over one reference epoch.
+    """Watches one column over one reference epoch, each window against those of its own stratum.
+
+    The evidence is the mean of the strata's (see ``strata``).
+
+    Args:
+        reference: The column's reference.
+        config: Sizes, tolerances, and strata.
+    """
+
+    def __init__(self, reference: FeatureReference, config: MonitoringConfig) -> None:
+        self.reference = reference
+        self._kind = config.strata
+        self._window_us = config.window // timedelta(microseconds=1)
+        self._strata = [StratumMonitor(reference.of_stratum(s), config) for s in range(num_strata(config.strata))]
+
+    @property
+    def is_warming_up(self) -> bool:
+        """Whether a stratum that has windows has too few; one in which nothing ever happens is not waited for."""
+        used = [stratum for stratum in self._strata if stratum.num_reference_windows] or self._strata
+        return any(stratum.is_warming_up for stratum in used)
+
+    @property
+    def num_reference_windows(self) -> int:
+        return sum(stratum.num_reference_windows for stratum in self._strata)
+
+    def reference_windows(self) -> list[ColumnCounts]:
+        """The reference's windows of all strata, those that joined it included."""
+        return [window for stratum in self._strata for window in stratum.reference_windows()]
+
+    def update(self, window: int, counts: ColumnCounts) -> None:
+        """Take one closed window. A window without a single value is a fault of the pipe and is left out."""
+        self._strata[stratum_of(window, self._window_us, self._kind)].update(window, counts)
+
+    @property
+    def log_e(self) -> float:
+        """The column's evidence at the action level."""
+        return _average([(1.0, stratum.log_e) for stratum in self._strata])
+
+    @property
+    def log_r(self) -> float:
+        """The column's evidence at the notification level: a sum, since each window adds to one stratum only."""
+        return float(np.logaddexp.reduce([stratum.log_r for stratum in self._strata]))
+
+    def channels(self) -> dict[str, float]:
+        """Log evidence by channel."""
+        found = [stratum.channels() for stratum in self._strata]
+        names = dict.fromkeys(name for channels in found for name in channels)
+        return {name: _average([(1.0, channels.get(name, 0.0)) for channels in found]) for name in names}
+
+    def change_window(self) -> int | None:
+        """The window in which the change most likely began, by the stratum that has most to say."""
+        return max(self._strata, key=lambda stratum: stratum.log_e).change_window()
+
+    def to_json(self) -> dict[str, Any]:
+        states = [stratum.to_json() for stratum in self._strata]
+        return states[0] if len(states) == 1 else {"strata": states}
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Take up a state that was stored for the same reference."""
+        states = content.get("strata", [content])
+        for stratum, state in zip(self._strata, states, strict=True):
+            stratum.restore(state)
+
+
+class StratumMonitor:
+    """Watches the windows of one stratum.
 
     With fewer reference windows than ``reference.min_windows`` it is warming up: only the row-level fallback
     acts, and each new window joins the reference unless the fallback has alarmed. Then the window-level channels

@@ -11,12 +11,16 @@ import pyarrow.compute as pc
 from ray_mlops.config import ColumnContract
 from ray_mlops.data.values import category_key
 from ray_mlops.monitoring.labels import KEY_COLUMNS
-from ray_mlops.statistics.bins import Bins, ColumnCounts
+from ray_mlops.statistics.bins import Bins
+from ray_mlops.statistics.embeddings import EmbeddingProjection
 from ray_mlops.statistics.projections import NO_PROJECTIONS, Projections
+from ray_mlops.statistics.table import TableBins, TableCounts
 
 _FEATURE = "features."
 SCORE = "prediction"
 """Name of the prediction among the columns that are counted."""
+LATENCY = "model_time_us"
+"""Name of the time that the champion's own answers took, among the columns that are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Reference:
 
     id: str
     bins: Mapping[str, Bins]
-    """By raw input column, and ``SCORE``."""
+    """By raw input column, number derived from one, ``SCORE`` and ``LATENCY``."""
     window_us: int
     rules: Mapping[str, ColumnContract] = field(default_factory=dict)
     """The declared contract, for hard ranges and closed domains."""
@@ -37,6 +41,17 @@ class Reference:
     """Further columns, computed from the others; their bins are in ``bins``."""
     kept: tuple[str, ...] = ()
     """Raw input columns that the label join keeps, for the slices of a rollout."""
+    embeddings: tuple[EmbeddingProjection, ...] = ()
+    """Columns of vectors, whose norms and directions are counted."""
+    table: TableBins = field(init=False, repr=False, compare=False)
+    """The bins, as what counts a whole table."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", TableBins(self.bins))
+
+    def count(self, rows: pa.Table) -> TableCounts:
+        """Count rows of the prediction log; see ``count_columns``."""
+        return count_columns(rows, self.table, self.version, self.embeddings, self.projections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +63,8 @@ class Handover:
     sequence: int
     reference: str
     """Id of the reference that the counts were made on."""
-    counts: Mapping[int, Mapping[str, ColumnCounts]]
-    """By window and column."""
+    counts: Mapping[int, TableCounts]
+    """By window."""
     rows: pa.Table
     """Keys and predictions of the same rows, for the label join."""
     violations: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
@@ -79,11 +94,11 @@ def build_handover(model: str, replica: str, sequence: int, rows: pa.Table, refe
     """
     sound = without_rows_ahead(rows, reference.max_ahead_us)
     windows = sound["event_time"].cast(pa.int64()).to_numpy() // reference.window_us
-    counts: dict[int, dict[str, ColumnCounts]] = {}
+    counts: dict[int, TableCounts] = {}
     violations: dict[int, dict[str, int]] = {}
     for index in np.unique(windows).tolist():
         part = sound if (windows == index).all() else sound.filter(pa.array(windows == index))
-        counts[index] = count_columns(part, reference.bins, reference.version, reference.projections)
+        counts[index] = reference.count(part)
         violations[index] = count_violations(part, reference.rules)
     return Handover(model, replica, sequence, reference.id, counts, key_columns(rows, reference.kept), violations)
 
@@ -144,34 +159,47 @@ def _domain(allowed: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 def count_columns(
     rows: pa.Table,
-    bins: Mapping[str, Bins],
+    bins: TableBins | Mapping[str, Bins],
     version: str | None = None,
+    embeddings: Sequence[EmbeddingProjection] = (),
     projections: Projections = NO_PROJECTIONS,
-) -> dict[str, ColumnCounts]:
-    """Count the columns of logged rows that have bins; under ``SCORE`` the predictions of a version.
+) -> TableCounts:
+    """Count the columns of logged rows that have bins; under ``SCORE`` and ``LATENCY`` those of a version's answers.
 
     Args:
         rows: Rows of the prediction log.
         bins: By column.
-        version: Whose predictions are counted, of requests that were not pinned to it; None counts all.
+        version: Whose answers are counted, of requests that were not pinned to it; None counts all.
+        embeddings: Columns of vectors.
         projections: Columns to be computed from the others.
     """
-    counted: dict[str, ColumnCounts] = {}
-    for name, column_bins in bins.items():
-        column = f"features.{name}"
-        if name != SCORE and column in rows.column_names:
-            counted[name] = ColumnCounts.of(column_bins, rows[column])
-    for name, values in projections.of(_features(rows)).items():
-        counted[name] = ColumnCounts.of(bins[name], values)
-    own = rows if SCORE not in bins or version is None else own_rows(rows, version)
-    if SCORE in bins and own.num_rows:
-        scores = own["prediction"] if "prediction" in own.column_names else top_score(own)
-        counted[SCORE] = ColumnCounts.of(bins[SCORE], scores)
-    return counted
+    table = bins if isinstance(bins, TableBins) else TableBins(bins)
+    found = {
+        name.removeprefix(_FEATURE): column
+        for name, column in zip(rows.column_names, rows.itercolumns(), strict=True)
+        if name.startswith(_FEATURE)
+    }
+    columns: dict[str, Any] = {name: found[name] for name in table.bins if name in found}
+    for embedding in embeddings:
+        if embedding.column in found:
+            columns |= embedding.apply(found[embedding.column])
+    columns |= projections.of(found)
+    return table.count(columns | _answer_columns(rows, table.bins, version))
 
 
-def _features(rows: pa.Table) -> dict[str, pa.ChunkedArray]:
-    return {name[len(_FEATURE) :]: rows[name] for name in rows.column_names if name.startswith(_FEATURE)}
+def _answer_columns(rows: pa.Table, bins: Mapping[str, Bins], version: str | None) -> dict[str, Any]:
+    """What a version's own answers add to the columns; nothing where it gave none."""
+    if SCORE not in bins and LATENCY not in bins:
+        return {}
+    own = rows if version is None else own_rows(rows, version)
+    if own.num_rows == 0:
+        return {}
+    columns: dict[str, Any] = {}
+    if SCORE in bins:
+        columns[SCORE] = own["prediction"] if "prediction" in own.column_names else top_score(own)
+    if LATENCY in bins and LATENCY in own.column_names:
+        columns[LATENCY] = own[LATENCY]
+    return columns
 
 
 def own_rows(rows: pa.Table, version: str) -> pa.Table:

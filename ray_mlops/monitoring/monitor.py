@@ -18,25 +18,29 @@ from ray_mlops.config import MonitoringConfig
 from ray_mlops.monitoring.channels import DatasetMonitor, WindowVerdict
 from ray_mlops.monitoring.estimation import Estimate
 from ray_mlops.monitoring.handover import (
+    LATENCY,
     SCORE,
     Handover,
     Receipt,
     Reference,
-    count_columns,
     count_violations,
     key_columns,
     without_rows_ahead,
 )
+from ray_mlops.monitoring.history import History
 from ray_mlops.monitoring.judging import Watched, estimate, mean_losses, own_losses
 from ray_mlops.monitoring.labels import KEY_COLUMNS, LabelJoin
+from ray_mlops.monitoring.latency import LatencyWatch
 from ray_mlops.monitoring.monitor_state import HISTORY, MonitorState, Performance, WindowReport, iso_time
 from ray_mlops.serving.protocol import LabelRecord
-from ray_mlops.statistics.bins import ColumnCounts
+from ray_mlops.statistics.table import TableCounts
 
 __all__ = ["ModelMonitor", "Performance", "Watched", "WindowReport"]
 
 _MAX_QUARANTINED_IDS = 100_000
 """Quarantined rows that are recognised when they are handed over again."""
+_SHOWN_SLOTS = 200
+"""Newest slots of the history in ``view``; ``history`` has them all."""
 
 
 class ModelMonitor:
@@ -59,7 +63,10 @@ class ModelMonitor:
         self._delay_us, self._horizon_us = _us(config.labels.delay), _us(config.labels.horizon)
         self._max_ahead_us = None if config.max_ahead is None else _us(config.max_ahead)
         self.join = LabelJoin(watched.encode, reference.window_us, self._horizon_us)
-        self._open: dict[int, dict[str, ColumnCounts]] = {}
+        self.latency = LatencyWatch(config)
+        self.history = History(reference.window_us, config.history)
+        self.history.begin(reference.id, dataset.reference_counts())
+        self._open: dict[int, TableCounts] = {}
         self._violations: dict[int, Counter[str]] = {}
         self._quarantined: dict[str, None] = {}
         self._state = MonitorState()
@@ -85,12 +92,12 @@ class ModelMonitor:
         """Take labels that are durable already."""
         return self.join.add_labels(labels)
 
-    def _count(self, window: int, counts: Mapping[str, ColumnCounts], violations: Mapping[str, int]) -> None:
+    def _count(self, window: int, counts: TableCounts, violations: Mapping[str, int]) -> None:
         if self._state.closed is not None and window <= self._state.closed:
+            self.history.add(window, counts)
             return
-        held = self._open.setdefault(window, {})
-        for name, column in counts.items():
-            held[name] = held[name] + column if name in held else column
+        held = self._open.get(window)
+        self._open[window] = counts if held is None else held + counts
         if violations:
             self._violations.setdefault(window, Counter()).update(violations)
 
@@ -148,7 +155,10 @@ class ModelMonitor:
         window = self._next_window()
         if window is None or not self.due():
             return None
-        verdict = self._test_inputs(window, self._open.pop(window, {}), self._violations.pop(window, Counter()))
+        counts = self._open.pop(window, None)
+        if counts is not None:
+            self.history.close(window, counts)
+        verdict = self._test_inputs(window, counts, self._violations.pop(window, Counter()))
         matured = self._mature(window)
         self._state.closed = window
         expired_us = (window + 1) * self.reference.window_us
@@ -164,15 +174,17 @@ class ModelMonitor:
         self._shown = None
 
     def _test_inputs(
-        self, window: int, counts: Mapping[str, ColumnCounts], violations: Mapping[str, int]
+        self, window: int, counts: TableCounts | None, violations: Mapping[str, int]
     ) -> WindowVerdict | None:
         rows = self._state.rows.get(window, 0)
         if not self.watched.is_tested(window) or rows < self.config.min_window_rows:
             return None
-        features = {name: column for name, column in counts.items() if name != SCORE}
-        score = counts.get(SCORE)
+        columns = {} if counts is None else dict(counts)
+        features = {name: column for name, column in columns.items() if name not in (SCORE, LATENCY)}
+        score = columns.get(SCORE)
         if score is not None and score.n < self.config.min_window_rows:
             score = None  # just after a promotion, or beside a candidate that answers most requests
+        self.latency.update(window, columns.get(LATENCY))
         return self.dataset.update(window, features, score, violations=violations)
 
     def _mature(self, window: int) -> tuple[int, ...]:
@@ -208,7 +220,7 @@ class ModelMonitor:
             verdict=None if verdict is None else verdict.to_json(),
             alarms=tuple(self.dataset.alarms()),
             breaches=tuple(self.dataset.breaches()),
-            notices=() if verdict is None else tuple(verdict.notices),
+            notices=() if verdict is None else (*verdict.notices, *self.latency.notices()),
             matured=matured,
         )
 
@@ -258,6 +270,9 @@ class ModelMonitor:
             "alarms": list(self.dataset.alarms()),
             "breaches": list(self.dataset.breaches()),
             "drift": self.dataset.view(),
+            "latency": self.latency.view(),
+            "history": self.history.slots()[-_SHOWN_SLOTS:],
+            "forgotten_rows": self.history.forgotten_rows,
             "windows": list(self._shown_windows),
             "performance": [
                 {
@@ -281,6 +296,7 @@ class ModelMonitor:
             "start_window": self.watched.start_window,
             **self._state.to_json(),
             "dataset": self.dataset.to_json(),
+            "latency": self.latency.to_json(),
             "labels": self.join.to_json(),
         }
 
@@ -314,8 +330,7 @@ class ModelMonitor:
         for window in np.unique(windows).tolist():
             if closed is None or window > closed:
                 part = sound.filter(pa.array(windows == window))
-                held = self.reference
-                counts = count_columns(part, held.bins, held.version, held.projections)
+                counts = self.reference.count(part)
                 self._count(window, counts, count_violations(part, self.reference.rules))
         self._take(key_columns(sound, self.reference.kept))
 

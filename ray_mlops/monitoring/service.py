@@ -17,8 +17,9 @@ from ray_mlops.config.monitoring import RetrainAction
 from ray_mlops.errors import MonitoringError, NotFoundError, RayMLOpsError
 from ray_mlops.ledger import Ledger, LedgerEvent
 from ray_mlops.monitoring.alarms import ACKNOWLEDGED, RAISED, AlarmBook, AlarmChange
-from ray_mlops.monitoring.epoch import Epoch, begin_epoch
+from ray_mlops.monitoring.epoch import Epoch, begin_epoch, save_history
 from ray_mlops.monitoring.handover import Handover, Receipt, Reference
+from ray_mlops.monitoring.history import Stretch
 from ray_mlops.monitoring.monitor import WindowReport
 from ray_mlops.monitoring.policy import (
     NoRetrain,
@@ -107,7 +108,7 @@ class MonitorService:
             assert report is not None
             self._record_alarms(model, report)
             self._consider_retraining(model, report)
-            self._save_checkpoint(model)
+            self._save_checkpoint(model, report.window)
 
     def _renew_epoch(self, model: str) -> None:
         """Begin a new reference epoch when another version has become champion."""
@@ -116,6 +117,7 @@ class MonitorService:
             watched.epoch.follow_config(self._ledger)
             return
         closed = watched.epoch.monitor.checkpoint()
+        save_history(self._files, model, watched.epoch.monitor.history)
         watched.epoch = begin_epoch(model, self._ledger, self._files, closed)
         watched.alarms = self._read_alarms(model, watched.epoch)
         self._commit_epoch(model, watched.epoch)
@@ -282,6 +284,14 @@ class MonitorService:
         rollout = self._model(model).record.read_rollout()
         return None if rollout is None else {n: getattr(rollout, n) for n in ("stage", "version", "weight")}
 
+    def history(self, model: str) -> list[dict[str, Any]]:
+        """The whole past by window, hour and day, oldest first (see ``History.slots``)."""
+        return self._model(model).epoch.monitor.history.slots()
+
+    def past(self, model: str, start_us: int, end_us: int) -> Stretch | None:
+        """Counts of any stretch of event time of this epoch; None where there is nothing."""
+        return self._model(model).epoch.monitor.history.past(start_us, end_us)
+
     def status(self, model: str) -> dict[str, Any]:
         """The few fields that a client polls."""
         watched = self._model(model)
@@ -324,8 +334,11 @@ class MonitorService:
     def _checkpoint_path(self, model: str) -> str:
         return f"checkpoints/monitor/{model}.json"
 
-    def _save_checkpoint(self, model: str) -> None:
-        content = self._model(model).epoch.monitor.checkpoint()
+    def _save_checkpoint(self, model: str, window: int) -> None:
+        monitor = self._model(model).epoch.monitor
+        if monitor.history.is_due(window):  # first: a window that is closed again is not counted again
+            save_history(self._files, model, monitor.history)
+        content = monitor.checkpoint()
         self._files.write(self._checkpoint_path(model), json.dumps(content).encode())
 
     def _load_checkpoint(self, model: str) -> Mapping[str, Any] | None:

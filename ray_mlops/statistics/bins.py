@@ -4,13 +4,14 @@ A column of any length becomes a short vector of integers. Vectors of the same b
 order and from any number of processes, to what one process would have counted.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan, sqrt
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_mlops.statistics.columns import as_numbers, as_strings
@@ -18,7 +19,8 @@ from ray_mlops.statistics.columns import as_numbers, as_strings
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-_LARGEST = float(np.finfo(np.float64).max)
+LARGEST = float(np.finfo(np.float64).max)
+"""The largest finite number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +53,7 @@ class NumericBins:
         # With these, one search also tells -inf (before the first) and +inf and NaN (after the last) apart.
         inner = edges.copy()
         inner[-1] = np.nextafter(edges[-1], np.inf)
-        object.__setattr__(self, "_search", np.concatenate(([-_LARGEST], inner, [np.inf])))
+        object.__setattr__(self, "_search", np.concatenate(([-LARGEST], inner, [np.inf])))
 
     @classmethod
     def from_sample(cls, values: Any, bins: int = 32) -> Self:
@@ -69,12 +71,17 @@ class NumericBins:
             >>> NumericBins.from_sample([0.0] * 97 + [1.0, 2.0, 3.0]).edges.tolist()
             [0.0, 0.5, 1.5, 2.5, 3.0]
         """
-        numbers = as_numbers(values)
-        numbers = numbers[np.isfinite(numbers)]
-        if not len(numbers):
+        return cls.from_sorted(np.sort(as_numbers(values)), bins)
+
+    @classmethod
+    def from_sorted(cls, numbers: FloatArray, bins: int = 32) -> Self:
+        """``from_sample`` of numbers [n] that are already sorted as numpy does it, NaN last."""
+        finite = numbers[numbers.searchsorted(-LARGEST) : numbers.searchsorted(np.inf)]
+        if not len(finite):
             return cls(np.zeros(2))
-        distinct, counts = np.unique(numbers, return_counts=True)
-        starts = _bin_starts(np.cumsum(counts), bins)[1:]
+        ends = np.append(np.flatnonzero(finite[1:] != finite[:-1]), len(finite) - 1) + 1
+        distinct = finite[ends - 1]
+        starts = _bin_starts(ends, bins)[1:]
         left, right = distinct[starts - 1], distinct[starts]
         middle = left / 2 + right / 2
         inner = np.where((middle > left) & (middle <= right), middle, right)
@@ -105,8 +112,17 @@ class NumericBins:
 
         Sorting and looking up the edges is several times faster than looking up each number.
         """
-        below = np.searchsorted(numbers, self._search)
-        return np.append(np.diff(below), len(numbers) - below[-1] + below[0]).astype(np.int64)
+        counts = np.empty(self.size, dtype=np.int64)
+        self.count_into(numbers, counts)
+        return counts
+
+    def count_into(self, numbers: FloatArray, counts: IntArray) -> tuple[int, int]:
+        """The same into ``counts`` [size]; returns where the finite numbers begin and end."""
+        below = numbers.searchsorted(self._search)
+        np.subtract(below[1:], below[:-1], out=counts[:-1])
+        first, last = int(below[0]), int(below[-1])
+        counts[-1] = len(numbers) - last + first
+        return first, last
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "numeric", "edges": self.edges.tolist()}
@@ -140,14 +156,16 @@ class CategoricalBins:
 
     top: tuple[str, ...]
     vocabulary: frozenset[str]
-    _codes: dict[str, int] = field(init=False, repr=False, compare=False)
+    _codes: dict[str | None, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "top", tuple(self.top))
         object.__setattr__(self, "vocabulary", frozenset(self.vocabulary) | frozenset(self.top))
         if len(set(self.top)) != len(self.top):
             raise ValueError("a category is listed twice")
-        codes = dict.fromkeys(self.vocabulary, len(self.top)) | {name: code for code, name in enumerate(self.top)}
+        codes: dict[str | None, int] = dict.fromkeys(self.vocabulary, len(self.top))
+        codes |= {name: code for code, name in enumerate(self.top)}
+        codes[None] = len(self.top) + 2
         object.__setattr__(self, "_codes", codes)
 
     @classmethod
@@ -159,10 +177,8 @@ class CategoricalBins:
             top: How many get counters of their own.
             max_vocabulary: How many are remembered at all; the rarest beyond that count as unseen.
         """
-        array = as_strings(values)
-        tally = pc.value_counts(array)
-        pairs = zip(tally.field("values").to_pylist(), tally.field("counts").to_pylist(), strict=True)
-        return cls.from_counts({name: count for name, count in pairs if name is not None}, top, max_vocabulary)
+        tally = tally_words(as_strings(values))
+        return cls.from_counts({name: count for name, count in tally.items() if name is not None}, top, max_vocabulary)
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int], top: int = 32, max_vocabulary: int = 10_000) -> Self:
@@ -191,17 +207,25 @@ class CategoricalBins:
     def count(self, values: Any) -> IntArray:
         """Count values [n] into int64 counts [size]."""
         tally = pc.value_counts(as_strings(values))
-        counts = np.zeros(self.size, dtype=np.int64)
-        np.add.at(counts, self._positions(tally.field("values").to_pylist()), tally.field("counts").to_numpy())
-        return counts
+        return self.tallied(tally.field(0).to_pylist(), tally.field(1).to_numpy())
+
+    def tallied(self, names: Sequence[str | None], rows: IntArray) -> IntArray:
+        """Counts [size] of categories [k] that are known to occur this often [k]; None is null."""
+        # Sums of doubles are exact up to 2**53 rows, and bincount takes no other weights.
+        return np.bincount(self._positions(names), rows, minlength=self.size).astype(np.int64)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "categorical", "top": list(self.top), "vocabulary": sorted(self.vocabulary)}
 
     def _positions(self, names: Iterable[str | None]) -> IntArray:
-        unseen, null = len(self.top) + 1, len(self.top) + 2
-        positions = [null if name is None else self._codes.get(name, unseen) for name in names]
-        return np.array(positions, dtype=np.int64)
+        unseen = len(self.top) + 1
+        return np.array([self._codes.get(name, unseen) for name in names], dtype=np.int64)
+
+
+def tally_words(words: pa.Array) -> dict[str | None, int]:
+    """How often each string occurs, null among them."""
+    tally = pc.value_counts(words)
+    return dict(zip(tally.field(0).to_pylist(), tally.field(1).to_pylist(), strict=True))
 
 
 Bins = NumericBins | CategoricalBins
@@ -245,13 +269,18 @@ class ColumnCounts:
         if isinstance(bins, CategoricalBins):
             counts = bins.count(values)
             return cls(counts, int(counts.sum()))
-        numbers = np.sort(as_numbers(values))
-        counts = bins.count_sorted(numbers)
-        finite = numbers[np.searchsorted(numbers, -_LARGEST) : np.searchsorted(numbers, np.inf)]
-        if not len(finite):
+        return cls.of_sorted(bins, np.sort(as_numbers(values)))
+
+    @classmethod
+    def of_sorted(cls, bins: NumericBins, numbers: FloatArray) -> Self:
+        """Count numbers [n] that are already sorted as numpy does it, NaN last."""
+        counts = np.empty(bins.size, dtype=np.int64)
+        first, last = bins.count_into(numbers, counts)
+        if first == last:
             return cls(counts, len(numbers))
+        finite = numbers[first:last]
         with np.errstate(over="ignore"):
-            total, squares = _capped(finite.sum()), _capped(np.dot(finite, finite))
+            total, squares = _capped(finite.sum()), _capped(finite.dot(finite))
         return cls(counts, len(numbers), total, squares, float(finite[0]), float(finite[-1]))
 
     @classmethod
@@ -329,4 +358,4 @@ def _bin_starts(cumulative: IntArray, bins: int) -> IntArray:
 
 def _capped(sum: float) -> float:
     """A sum that JSON can hold: values beyond 1e154 have squares that are infinite."""
-    return float(np.clip(sum, -_LARGEST, _LARGEST))
+    return float(np.clip(sum, -LARGEST, LARGEST))

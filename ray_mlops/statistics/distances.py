@@ -82,6 +82,33 @@ def wasserstein(counts: Any, reference: Any, edges: Any) -> float:
     return float((area * np.diff(np.asarray(edges, dtype=np.float64))).sum())
 
 
+def wasserstein_of_sums(counts: Any, reference: Any, sums: Any, reference_sums: Any) -> float:
+    """Return the 1-Wasserstein distance in the column's unit, as if the rows of a bin lay on their mean.
+
+    Knows how far out the tails are, below and above the edges too: closer to the truth than ``wasserstein``.
+
+    Args:
+        counts: Counts laid out as ``NumericBins`` does it [K + 3]; nulls are left out.
+        reference: The same of the reference.
+        sums: Sums of the numbers counted by each counter [K + 2] (``bin_sums``).
+        reference_sums: The same of the reference.
+
+    Example:
+        >>> wasserstein_of_sums([0, 2, 0, 0], [0, 2, 0, 0], [0.0, 3.0, 0.0], [0.0, 1.0, 0.0])
+        1.0
+    """
+    parts = [np.asarray(part, dtype=np.float64)[:-1] for part in (counts, reference)]
+    if not _both(*parts):
+        return 0.0
+    used = [part > 0 for part in parts]
+    totals = (np.asarray(sums, dtype=np.float64), np.asarray(reference_sums, dtype=np.float64))
+    places = np.concatenate([total[some] / part[some] for total, part, some in zip(totals, parts, used, strict=True)])
+    weights = np.concatenate([shares(parts[0])[used[0]], -shares(parts[1])[used[1]]])
+    order = np.argsort(places, kind="stable")
+    gaps = np.cumsum(weights[order])[:-1]
+    return float(np.abs(gaps) @ np.diff(places[order]))
+
+
 def expected_total_variation(reference: Any, n: float, m: float) -> float:
     """Return the expected total variation under no change: ``1/2 sum sqrt(2 q (1 - q) / pi) sqrt(1/n + 1/m)``."""
     if not (n > 0 and m > 0 and np.sum(reference) > 0):

@@ -49,6 +49,10 @@ PURE = [
     "monitoring.notices",
     "orchestration.batch_plan",
     "orchestration.batch_rows",
+    "monitoring.comparison",
+    "monitoring.column_comparison",
+    "monitoring.history",
+    "monitoring.latency",
 ]
 
 

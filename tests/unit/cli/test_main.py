@@ -205,3 +205,18 @@ def test_reader_that_goes_away_leaves_no_traceback(here: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
+
+
+def test_compare_prints_a_report_of_two_files_without_configuration_or_cluster(
+    here: Path, run: Callable[..., Outcome]
+) -> None:
+    x = np.random.default_rng(1).normal(3.0, 1.0, size=ROWS)
+    pq.write_table(pa.table({"x": x, "c": ["a", "b"] * (ROWS // 2)}), "later.parquet")
+    code, printed, _ = run("monitor", "compare", "rows.parquet", "later.parquet", "--json")
+    report = json.loads(printed)
+    assert (code, report["drifted"], report["faults"]) == (0, ["x"], ["y"])
+    code, printed, _ = run("monitor", "compare", "rows.parquet", "later.parquet", "--column", "c", "--tolerance", "0.2")
+    assert (code, printed.splitlines()[1].split()[:3]) == (0, ["c", "categorical", "no"])
+    assert run("monitor", "compare", "rows.parquet", "later.parquet", "--alpha", "0.9")[0] == 2
+    (here / "torn.parquet").write_bytes(b"PAR1")
+    assert_one_line(run("monitor", "compare", "rows.parquet", "torn.parquet"), 1, "torn.parquet", "parquet")

@@ -10,7 +10,7 @@ import pytest
 from ray_mlops.errors import ModelNotFoundError
 from ray_mlops.ledger import Ledger
 from ray_mlops.monitoring.epoch import begin_epoch
-from ray_mlops.monitoring.handover import build_handover, count_columns
+from ray_mlops.monitoring.handover import LATENCY, SCORE, build_handover, count_columns
 from ray_mlops.serving.routes import commit_routes, withdraw_routes
 
 FIRST, NUM_REFERENCE, MODEL = 1000, 30, "m"
@@ -25,7 +25,7 @@ def test_first_epoch_is_measured_against_the_bundles_own_windows(make_world: Any
     epoch = begin(world)
     assert epoch.reference_windows == [FIRST - NUM_REFERENCE, FIRST - 1]
     assert epoch.reference.id == f"v1-{world.bundles[0].hash[:8]}"
-    assert set(epoch.reference.bins) == {"x", "city", "prediction"}
+    assert set(epoch.reference.bins) == {"x", "city", SCORE, LATENCY}
     assert epoch.source_rows == dict.fromkeys(range(FIRST - NUM_REFERENCE, FIRST), 40)
     assert epoch.monitor.watched.start_window is None
     assert epoch.is_current(world.ledger)
@@ -65,7 +65,7 @@ def test_reference_of_logged_windows_is_counted_on_the_new_bins(make_world: Any)
     world.serve([FIRST + 5], version="2")
     epoch = world.service._models[MODEL].epoch
     stored = json.loads(world.files.read(f"checkpoints/monitor/{MODEL}/{epoch.reference.id}.json"))
-    bins = {name: b for name, b in epoch.reference.bins.items() if name != "prediction"}
+    bins = {name: b for name, b in epoch.reference.bins.items() if name not in (SCORE, LATENCY)}
     expected = count_columns(world.traffic.window(FIRST + 2), bins)
     assert dict(stored["windows"])[FIRST + 2] == {name: c.to_json() for name, c in expected.items()}
 
@@ -160,7 +160,7 @@ def test_withdrawn_model_keeps_its_epoch(make_world: Any) -> None:
 
 def test_redacted_columns_are_not_watched(make_world: Any) -> None:
     world = make_world(redact={"city": "hash"})
-    assert set(world.service.reference(MODEL).bins) == {"x", "prediction"}
+    assert set(world.service.reference(MODEL).bins) == {"x", SCORE, LATENCY}
     world.serve(range(FIRST, FIRST + 3), features_city="3f2a")
     view = world.service.view(MODEL)
     assert "city" not in view["drift"]["features"]
