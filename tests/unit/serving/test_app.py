@@ -467,7 +467,7 @@ async def test_slow_candidate_takes_half_of_the_places_at_most(rig: Any, kit: An
     assert [task.result().json()["arm"] for task in done] == ["champion"]
     release.set()
     await asyncio.gather(*tasks)
-    assert rig.telemetry.requests["flights", "candidate", "2", "timeout"] == 1
+    assert rig.telemetry.requests["flights", "candidate", "2", "overloaded"] == 1
 
 
 @run

@@ -19,6 +19,7 @@ from ray_mlops.errors import (
     ModelNotFoundError,
     MonitoringError,
     RegistryError,
+    ResourceError,
     RolloutError,
 )
 from ray_mlops.ledger import Ledger
@@ -45,6 +46,9 @@ class FakeArms:
     dead: set[str] = field(default_factory=set)
     scored: int = 0
     shift: float = 0.0
+    full_above: float = 1.0
+    """There is no room for a larger share of traffic."""
+    scaled: list[float] = field(default_factory=list)
 
     async def start(self, model: str, version: str, bundle: str, config: ProjectConfig) -> None:
         if version not in self.running:
@@ -53,6 +57,15 @@ class FakeArms:
 
     async def check(self, model: str, version: str, bundle: str, config: ProjectConfig) -> str:
         return self.broken.get(version, "")
+
+    async def scale(self, model: str, version: str, weight: float, config: ProjectConfig) -> str:
+        if self.full_above < weight:
+            raise ResourceError("asked for 3 replicas, 1 runs; free: 0.1 of 4 CPU")
+        self.scaled.append(weight)
+        return "1 replica"
+
+    async def versions(self, model: str) -> frozenset[str]:
+        return frozenset(self.running)
 
     async def ready(self, model: str, version: str) -> Any:
         return ("failed", "exit code 9") if version in self.dead else ("ready", "")
