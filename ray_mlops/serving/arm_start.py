@@ -13,6 +13,9 @@ from ray_mlops.serving.arm_state import is_serve_running, read_replicas
 from ray_mlops.serving.rollout.sizing import actor_resources, explain_shortage, plan_replicas
 from ray_mlops.serving.serve_apps import ARM_DEPLOYMENT, arm_app, candidate_application, run_app
 
+START_SHARE = 0.9
+"""Of ``rollout.prepare_timeout_s``: whoever waited says what was missing before the rollout gives up by itself."""
+
 
 def start_arm(model: str, version: str, bundle: str, config: ProjectConfig, weight: float) -> None:
     """Start a version outside the gateway with the replicas for a share of traffic. Blocks; give it a thread.
@@ -24,7 +27,7 @@ def start_arm(model: str, version: str, bundle: str, config: ProjectConfig, weig
         ResourceError: It did not start within ``rollout.prepare_timeout_s``; says what was free.
         RolloutError: Its runtime environment cannot be built.
     """
-    timeout_s = config.rollout.prepare_timeout_s
+    timeout_s = START_SHARE * config.rollout.prepare_timeout_s
     deadline = time.monotonic() + timeout_s
     wait_for("Serve, which a gateway starts", is_serve_running, timeout_s)
     check_environment(config, deadline - time.monotonic())

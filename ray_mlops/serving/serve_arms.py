@@ -92,8 +92,8 @@ class ServeArmControl:
         self._replicas: dict[str, dict[str, str]] = {}
         """Actor ids of the replicas that were seen running, by replica id, for each application."""
 
-    async def start(self, model: str, version: str, bundle: str, config: ProjectConfig) -> None:
-        """Start an arm for its first share of traffic and wait until it answers; nothing happens when it runs already.
+    async def start(self, model: str, version: str, bundle: str, config: ProjectConfig, weight: float) -> None:
+        """Start an arm for a share of traffic and wait until it answers; nothing happens when it runs already.
 
         Raises:
             ClusterError: It failed to start.
@@ -101,7 +101,7 @@ class ServeArmControl:
             RolloutError: Its runtime environment cannot be built.
         """
         name = arm_app(model, version)
-        await asyncio.to_thread(start_arm, model, version, bundle, config, config.rollout.steps[0])
+        await asyncio.to_thread(start_arm, model, version, bundle, config, weight)
         await self._ask(model, version, "ping", PING_TIMEOUT_S)
         self._replicas[name] = dict((await asyncio.to_thread(read_replicas, name, ARM_DEPLOYMENT)).running)
         logger.info("started arm model=%s version=%s replicas=%d", model, version, len(self._replicas[name]))

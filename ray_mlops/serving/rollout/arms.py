@@ -17,13 +17,15 @@ from ray_mlops.serving.rollout.shadow import BundleFacts
 logger = logging.getLogger(__name__)
 QUICK_S = 0.5
 """How long a step waits for replicas at once; where none are to be started, that is all it takes."""
+WantedArm = tuple[str, float]
+"""Address of a version's bundle, and the share of traffic that it is started for."""
 
 
 class ArmControl(Protocol):
     """Runs candidates somewhere. Calls may be repeated; those that fail raise a ``RayMLOpsError``."""
 
-    async def start(self, model: str, version: str, bundle: str, config: ProjectConfig) -> None:
-        """Start an arm and wait until it answers; nothing happens when it runs already."""
+    async def start(self, model: str, version: str, bundle: str, config: ProjectConfig, weight: float) -> None:
+        """Start an arm for a share of traffic and wait until it answers; nothing happens when it runs already."""
 
     async def check(self, model: str, version: str, bundle: str, config: ProjectConfig) -> str:
         """Let the running arm answer the bundle's parity rows; returns what is wrong, or nothing."""
@@ -66,21 +68,21 @@ class Candidate:
         self._scalings: dict[str, _Scaling] = {}
         self._known: set[str] | None = None
 
-    def ensure(self, version: str, bundle: str, config: ProjectConfig) -> None:
+    def ensure(self, version: str, wanted: WantedArm, config: ProjectConfig) -> None:
         """Start preparing a version, unless that was begun already."""
         if version not in self._preparations:
             if self._known is not None:
                 self._known.add(version)
-            self._preparations[version] = asyncio.create_task(self._prepare(version, bundle, config))
+            self._preparations[version] = asyncio.create_task(self._prepare(version, wanted, config))
 
-    async def keep_only(self, wanted: Mapping[str, str], config: ProjectConfig | None) -> None:
-        """Run what is wanted (bundle by version), and stop whatever else of this model there is.
+    async def keep_only(self, wanted: Mapping[str, WantedArm], config: ProjectConfig | None) -> None:
+        """Run the versions that are wanted, and stop whatever else of this model there is.
 
         Repeat it: a failure, or a start that is still under way, is dealt with the next time.
         """
         if config is not None:
-            for version, bundle in wanted.items():
-                self.ensure(version, bundle, config)
+            for version, each in wanted.items():
+                self.ensure(version, each, config)
         try:
             if self._known is None:  # those that were started before this process was
                 self._known = {*await self._arms.versions(self._model), *self._preparations}
@@ -151,8 +153,9 @@ class Candidate:
             if self._known is not None:
                 self._known.discard(version)
 
-    async def _prepare(self, version: str, bundle: str, config: ProjectConfig) -> str:
-        await self._arms.start(self._model, version, bundle, config)
+    async def _prepare(self, version: str, wanted: WantedArm, config: ProjectConfig) -> str:
+        bundle, weight = wanted
+        await self._arms.start(self._model, version, bundle, config, weight)
         return await self._arms.check(self._model, version, bundle, config)
 
     async def _scale(self, scaling: "_Scaling", version: str, weight: float, config: ProjectConfig) -> None:

@@ -14,7 +14,7 @@ from ray_mlops.errors import ModelNotFoundError, RegistryError
 from ray_mlops.ledger import Ledger
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.protocol import ModelRoutes
-from ray_mlops.serving.rollout.arms import Candidate
+from ray_mlops.serving.rollout.arms import Candidate, WantedArm
 from ray_mlops.serving.rollout.record import ModelRecord
 from ray_mlops.serving.rollout.shadow import champion_slow_ms
 from ray_mlops.serving.rollout.state import ON_TRIAL, RolloutState, desired_aliases, desired_routes, isolated_arms
@@ -114,16 +114,16 @@ class Settler:
         routes = self._record.routes
         if routes is None:
             return
-        wanted = isolated_arms(routes)
+        wanted: dict[str, WantedArm] = {version: (bundle, 1.0) for version, bundle in isolated_arms(routes).items()}
         if routes.champion.version in wanted:
             self._candidate.retry(routes.champion.version)
         if state is not None and (state.stage == "preparing" or state.stage in ON_TRIAL):
-            wanted = {**wanted, state.version: self._record.versions[state.version]["bundle"]}
+            wanted[state.version] = self._record.versions[state.version]["bundle"], config.rollout.steps[0]
         if self._has_applied(routes.version):
             await self._candidate.keep_only(wanted, config)
         else:
-            for version, bundle in wanted.items():
-                self._candidate.ensure(version, bundle, config)
+            for version, each in wanted.items():
+                self._candidate.ensure(version, each, config)
 
     async def _settle_aliases(self, state: RolloutState | None) -> bool:
         routes = self._record.routes

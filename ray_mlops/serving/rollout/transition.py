@@ -129,6 +129,8 @@ def _baking(
     state: RolloutState, observation: Observation, config: RolloutConfig, verdicts: tuple[GuardVerdict, ...]
 ) -> tuple[str, str]:
     """The comparison is over; what is left is the absolute limit, and the old champion kept warm."""
+    if observation.room.carries_champion and observation.candidate == "failed":
+        return "rolling_back", f"the new champion crashed: {observation.candidate_detail}"
     broken = _broken_limit(verdicts)
     if broken is not None:
         return "rolling_back", f"hard limit of {broken.name}: {broken.detail}{_kinds(broken, observation)}"

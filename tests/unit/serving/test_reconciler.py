@@ -50,7 +50,7 @@ class FakeArms:
     """There is no room for a larger share of traffic."""
     scaled: list[float] = field(default_factory=list)
 
-    async def start(self, model: str, version: str, bundle: str, config: ProjectConfig) -> None:
+    async def start(self, model: str, version: str, bundle: str, config: ProjectConfig, weight: float) -> None:
         if version not in self.running:
             self.started.append(version)
         self.running.add(version)
