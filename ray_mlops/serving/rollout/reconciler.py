@@ -252,7 +252,7 @@ class Reconciler:
         gate, gate_detail = self.record.standing(state.version)
         arm: ArmName = "champion" if state.was_promoted else "candidate"
         after = state.after_route_version if state.was_promoted else 0
-        room, failures = Room(), trial.book.failures(arm)
+        room, failures = Room(), trial.book.failures(arm, after)
         if config.rollout.isolation == "isolated":
             room = self._candidate.room(state.version, config.serving.placement == "deployment")
         return Observation(

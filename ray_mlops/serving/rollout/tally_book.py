@@ -51,7 +51,7 @@ class TallyBook:
         self._slices: dict[tuple[_Total, int], UnitCounts] = {}
         """By slice as well."""
         self._slice_keys = KnownKeys(MAX_SLICE_KEYS)
-        self._failures: dict[tuple[ArmName, Outcome], int] = {}
+        self._failures: dict[tuple[int, ArmName, Outcome], int] = {}
         self._newest: dict[ArmName, list[tuple[int, int, ArmCounts]]] = {"champion": [], "candidate": []}
 
     def add(self, replica: str, tallies: Iterable[Tally]) -> None:
@@ -82,7 +82,8 @@ class TallyBook:
             self._units[total] = self._units.get(total, UnitCounts()) + self._new_units(tally)
             self._add_slices(total, tally)
             for outcome, count in tally.failures:
-                self._failures[tally.arm, outcome] = self._failures.get((tally.arm, outcome), 0) + count
+                kind = (tally.route_version, tally.arm, outcome)
+                self._failures[kind] = self._failures.get(kind, 0) + count
             self._newest[tally.arm].append((tally.epoch, tally.route_version, _counts(tally)))
         self.closed_through = epoch
         for arm, entries in self._newest.items():
@@ -126,14 +127,16 @@ class TallyBook:
         counts = [counts for _, _, counts in _trimmed(sorted(entries, key=_age), self._keep_requests)]
         return sum(counts, ArmCounts())
 
-    def failures(self, arm: ArmName) -> dict[Outcome, int]:
+    def failures(self, arm: ArmName, after_route_version: int = 0) -> dict[Outcome, int]:
         """Count an arm's failures by kind, open epochs included, the most frequent first."""
         found: Counter[Outcome] = Counter()
-        for (name, outcome), count in self._failures.items():
-            found[outcome] += count if name == arm else 0
+        for (version, name, outcome), count in self._failures.items():
+            if name == arm and version > after_route_version:
+                found[outcome] += count
         for tally in self._open.values():
-            found.update(dict(tally.failures) if tally.arm == arm else {})
-        return {outcome: count for outcome, count in found.most_common() if count}
+            if tally.arm == arm and tally.route_version > after_route_version:
+                found.update(dict(tally.failures))
+        return dict(found.most_common())
 
     def to_json(self) -> dict[str, Any]:
         """Closed totals, for a checkpoint; replicas send again what is open."""
@@ -176,7 +179,7 @@ class TallyBook:
         if version >= 3:
             book._slices = {((v, w, arm), number): UnitCounts(*row) for v, w, arm, number, *row in content["slices"]}
             book._slice_keys = KnownKeys.from_json(content["slice_keys"], MAX_SLICE_KEYS)
-        book._failures = {(arm, outcome): count for arm, outcome, count in content.get("failures", [])}
+        book._failures = {(v, arm, kind): count for v, arm, kind, count in content.get("failures", [])}
         return book
 
     def _is_closed(self, epoch: int) -> bool:
