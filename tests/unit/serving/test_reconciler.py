@@ -42,6 +42,7 @@ class FakeArms:
 
     running: set[str] = field(default_factory=set)
     started: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
     scored: int = 0
@@ -56,6 +57,7 @@ class FakeArms:
         self.running.add(version)
 
     async def check(self, model: str, version: str, bundle: str, config: ProjectConfig) -> str:
+        self.checked.append(version)
         return self.broken.get(version, "")
 
     async def scale(self, model: str, version: str, weight: float, config: ProjectConfig) -> str:
@@ -920,6 +922,10 @@ def test_champion_outside_is_started_again_after_a_cold_start_and_strangers_are_
         assert world.arms.running == {"1"}
         world.arms.broken.clear()
         await world.settle()
+        tries = len(world.arms.checked)
+        assert tries > 1, "a champion is not given up"
+        await world.settle()
+        assert len(world.arms.checked) == tries, "one that is well is left alone"
 
     play(scene)
     assert world.arms.running == {"1"}
