@@ -55,6 +55,9 @@ class _Isolated:
     async def predict(self, model: str, version: str, rows: Sequence[Mapping[str, Any]]) -> Answer:
         raise ConnectionError("there is no such process")
 
+    def is_gone(self, model: str, version: str) -> bool:
+        return True
+
 
 def measure(options: Options, report: Report) -> None:
     """Measure, and show where the time goes."""

@@ -36,6 +36,9 @@ class ArmClient(Protocol):
             ConnectionError: The process is gone.
         """
 
+    def is_gone(self, model: str, version: str) -> bool:
+        """Whether it is known that none of its processes runs: then a request that waited did not wait for it."""
+
 
 @dataclass(slots=True)
 class Assignment:
@@ -199,7 +202,8 @@ class Answering:
         except FeatureError as error:
             return None, "error", error  # whose mistake it is, the champion will tell
         except TimeoutError:
-            outcome, reason = "timeout", f"no answer in {timeout_s:g} s"
+            is_gone = local is None and self._arms.is_gone(loaded.routes.model, version)
+            outcome, reason = ("crashed" if is_gone else "timeout"), f"no answer in {timeout_s:g} s"
         except ConnectionError as error:
             outcome, reason = "crashed", error
         except Exception as error:  # a model is foreign code, and the champion can still answer

@@ -74,6 +74,15 @@ def set_replicas(application: str, deployment: str, replicas: int) -> None:
     _controller("update_deployment_replicas", DeploymentID(deployment, application), replicas, or_none=False)
 
 
+def is_deserted(handle: Any) -> bool:
+    """Whether a handle knows that no replica is there; it would wait for one. False before it has heard of any."""
+    router = getattr(handle._router, "_asyncio_router", None)
+    if router is None or not router.running_replicas_populated():
+        return False
+    chooser = router._request_router
+    return chooser is not None and not chooser.curr_replicas
+
+
 def cause_of_death(actor_id: str) -> str:
     """What an actor died of, as far as Ray tells; empty where it does not."""
     try:

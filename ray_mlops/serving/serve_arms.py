@@ -22,7 +22,7 @@ from ray_mlops.runtime.files import Files
 from ray_mlops.serving.arm_calls import ArmCalls, Reply, Rows
 from ray_mlops.serving.arm_replies import unpacked
 from ray_mlops.serving.arm_start import shortage, start_arm
-from ray_mlops.serving.arm_state import cause_of_death, read_replicas
+from ray_mlops.serving.arm_state import ArmReplicas, cause_of_death, is_deserted, read_replicas
 from ray_mlops.serving.predictor import Answer
 from ray_mlops.serving.rollout.evidence import ArmHealth, FloatArray
 from ray_mlops.serving.rollout.load import measure_load
@@ -64,7 +64,13 @@ class ServeArmClient:
 
     async def _send(self, model: str, version: str, requests: list[Rows]) -> list[Reply]:
         handle = self._handle(model, version)
+        if is_deserted(handle):
+            raise ConnectionError("none of its processes runs")
         return unpacked(await _unwrapped(handle.predict.remote(orjson.dumps(requests))))
+
+    def is_gone(self, model: str, version: str) -> bool:
+        """See ``ArmClient``."""
+        return is_deserted(self._handle(model, version))
 
     async def schema(self, model: str, version: str) -> pa.Schema:
         """The candidate's raw inputs.
@@ -133,10 +139,8 @@ class ServeArmControl:
             return "absent", message
         found = await asyncio.to_thread(read_replicas, name, ARM_DEPLOYMENT)
         known = self._replicas.setdefault(name, {})
-        died = [replica for replica in known if replica not in found.running]
-        if died:
-            cause = await asyncio.to_thread(cause_of_death, known[died[0]])
-            return "failed", "its process died" + (f" ({cause})" if cause else "")
+        if death := await asyncio.to_thread(_death, known, found):
+            return "failed", death
         known.update(found.running)
         if status in FAILED:
             return "failed", message
@@ -145,7 +149,10 @@ class ServeArmControl:
         try:
             await self._ask(model, version, "ping", PING_TIMEOUT_S)
         except RolloutError as error:
-            return "failed", f"it hangs: {error.problem}" if error.problem.startswith("no answer") else str(error)
+            # Serve may not know yet that a process is dead, and a call waits for it as for one that hangs.
+            found = await asyncio.to_thread(read_replicas, name, ARM_DEPLOYMENT)
+            death = await asyncio.to_thread(_death, known, found)
+            return "failed", death or f"it hangs: {error.problem}"
         return "ready", ""
 
     async def score(self, model: str, version: str, rows: pa.Table) -> tuple[FloatArray, tuple[str, ...]]:
@@ -179,6 +186,20 @@ class ServeArmControl:
         except (TimeoutError, ConnectionError) as error:
             reason = str(error) or f"no answer to {method} in {timeout_s:g} s"
             raise RolloutError(reason, arm_app(model, version)) from error
+
+
+def _death(known: Mapping[str, str], found: ArmReplicas) -> str:
+    """Say in words that one of the replicas that once ran is dead; empty when all are well.
+
+    Args:
+        known: Actor ids by replica id.
+        found: The replicas that Serve holds for running.
+    """
+    for replica, actor_id in known.items():
+        cause = cause_of_death(actor_id)
+        if cause or replica not in found.running:
+            return "its process died" + (f" ({cause})" if cause else "")
+    return ""
 
 
 def _arm_handle(model: str, version: str) -> DeploymentHandle[Any]:

@@ -81,6 +81,10 @@ class ScriptedArms:
 
     behaviours: dict[str, Callable[[Sequence[Mapping[str, Any]]], Any]] = field(default_factory=dict)
     calls: int = 0
+    gone: set[str] = field(default_factory=set)
+
+    def is_gone(self, model: str, version: str) -> bool:
+        return version in self.gone
 
     async def predict(self, model: str, version: str, rows: Sequence[Mapping[str, Any]]) -> Answer:
         self.calls += 1

@@ -272,6 +272,16 @@ async def test_model_says_how_long_and_how_many_of_its_requests_wait(rig: Any, k
 
 
 @run
+async def test_request_that_waited_for_a_dead_process_is_no_hang(rig: Any, kit: Any) -> None:
+    rig.settings = replace(rig.settings, candidate_timeout_s=0.05)
+    rig.arms.behaviours["2"] = lambda rows: asyncio.sleep(60)
+    rig.arms.gone = {"2"}
+    await rig.apply(kit.split(0.9999999))
+    assert (await post(rig, "/predict", {"instances": [ROW]})).json()["arm"] == "champion"
+    assert rig.telemetry.requests == {("flights", "candidate", "2", "crashed"): 1}
+
+
+@run
 async def test_only_failures_in_a_row_count_against_a_candidate(rig: Any, kit: Any) -> None:
     rig.arms.behaviours["2"] = lambda rows: ConnectionError("gone") if rig.arms.calls % 3 else kit.prediction([0.5])
     await rig.apply(kit.split(0.9999999))
