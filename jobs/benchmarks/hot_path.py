@@ -55,6 +55,9 @@ class _Isolated:
     async def predict(self, model: str, version: str, rows: Sequence[Mapping[str, Any]]) -> Answer:
         raise ConnectionError("there is no such process")
 
+    def is_gone(self, model: str, version: str) -> bool:
+        return True
+
 
 def measure(options: Options, report: Report) -> None:
     """Measure, and show where the time goes."""
@@ -155,7 +158,7 @@ async def _load(config: ProjectConfig) -> LoadedModel:
     routes = ModelRoutes(config.name, 1, *arms, salt=1, rollout_id="r", slow_ms=50.0)
     table = await loader.load(RouteTable(1, {config.name: routes}), LoadedTable())
     model = table.models[config.name]
-    instant = {version: InstantPredictor(predictor.bundle) for version, predictor in model.predictors.items()}
+    instant = {version: InstantPredictor(bundles[version]) for version in model.predictors}
     return LoadedModel(model.routes, model.settings, instant, model.columns, model.format)
 
 

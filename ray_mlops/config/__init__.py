@@ -22,8 +22,10 @@ from ray_mlops.config.notifications import (
     WebhookTarget,
 )
 from ray_mlops.config.project import ProjectConfig
+from ray_mlops.config.runtime_env import RuntimeEnvConfig
 from ray_mlops.config.section import Section, format_duration, parse_duration
 from ray_mlops.config.serving import (
+    CandidateConfig,
     FailedRequestsConfig,
     GuardsConfig,
     PredictionLogConfig,
@@ -36,6 +38,7 @@ from ray_mlops.config.training import SpaceConfig, TrainingConfig, TuneConfig
 
 __all__ = [
     "BudgetConfig",
+    "CandidateConfig",
     "ClusterConfig",
     "ColumnContract",
     "ContractConfig",
@@ -62,6 +65,7 @@ __all__ = [
     "RetrainingConfig",
     "RetryConfig",
     "RolloutConfig",
+    "RuntimeEnvConfig",
     "SabotageConfig",
     "Section",
     "ServingConfig",

@@ -51,3 +51,12 @@ class ProjectConfig(Section):
                 f"({', '.join(sorted(known))})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _champion_can_follow_the_candidate(self) -> Self:
+        if self.serving.placement == "deployment" and self.rollout.isolation == "in_replica":
+            raise ValueError(
+                "serving.placement: deployment keeps versions out of the gateway, rollout.isolation: in_replica puts "
+                "the candidate into it; set rollout.isolation: isolated"
+            )
+        return self

@@ -3,8 +3,17 @@
 from datetime import timedelta
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
+from ray_mlops.config.runtime_env import RuntimeEnvConfig
 from ray_mlops.config.section import Duration, Section
 
 GuardName = Literal["errors", "latency", "latency_slo", "loss", "score_shift", "sample_ratio", "slices"]
@@ -73,7 +82,13 @@ class ServingConfig(Section):
     body_timeout_s: PositiveFloat = 10.0
     """A client that takes longer to send its body is given up (HTTP 408)."""
     candidate_timeout_s: PositiveFloat = 5.0
-    """A candidate that takes longer is booked as failed, and the champion answers."""
+    """A candidate that takes longer is booked as failed, and the champion answers. ``rollout.candidate.timeout_s``
+    says it for one model."""
+    placement: Literal["replica", "deployment"] = "replica"
+    """Where the champion runs. `replica`: inside the gateway, without a hop. `deployment`: behind a handle in an
+    application of its own, with the resources and packages of ``rollout.candidate``, for a model that is too big
+    for the gateway or needs a GPU. Nobody answers in its place: while its process is away, requests get a 503. The
+    previous champion keeps its replicas until the next promotion, so that a rollback waits for nothing."""
     max_body_mb: PositiveFloat = 16.0
     max_held_mb: PositiveFloat = 256.0
     """Bodies of all requests that are read or wait, in MiB; more is overload. At least one body always fits."""
@@ -138,6 +153,44 @@ class GuardsConfig(Section):
         return self
 
 
+class CandidateConfig(Section):
+    """The application that a version on trial runs in, and the champion with ``serving.placement: deployment``."""
+
+    num_replicas: PositiveInt | Literal["auto"] = "auto"
+    """Replicas of the version. `auto` has as many as its share of traffic asks for, by the champion's replicas and
+    by the measured load, and has them before that share rises."""
+    cpus: NonNegativeFloat | None = None
+    """CPUs of each replica; null takes ``serving.cpus_per_replica``."""
+    gpus: NonNegativeFloat = 0.0
+    """GPUs of each replica; a fraction shares one. The model is put on the GPU where torch finds one, as in
+    training; a cluster that has not as many is refused when the rollout begins."""
+    memory_mb: PositiveInt | None = None
+    """Memory that Ray sets aside for each replica; null sets none aside."""
+    max_ongoing_requests: PositiveInt | None = None
+    """Requests that one gateway replica lets wait for the version at once, and that one replica of it takes. What is
+    beyond that the champion answers, booked as `overloaded`: a version that hangs must not hold every place of the
+    gateway. Null is half of ``serving.max_ongoing_requests`` in the gateway and all of it in the replica."""
+    target_utilisation: float = Field(0.5, gt=0, le=1)
+    """Share of its time that a replica is to spend in the model, for `auto`."""
+    timeout_s: PositiveFloat | None = None
+    """See ``serving.candidate_timeout_s``, which null takes."""
+    runtime_env: RuntimeEnvConfig = RuntimeEnvConfig()
+    """Packages and environment variables of its processes, where they differ from the gateway's."""
+
+    @field_validator("gpus")
+    @classmethod
+    def _is_share_or_whole(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"more than one GPU must be a whole number of them, got {gpus:g}")
+        return gpus
+
+    def needs_own_process(self) -> list[str]:
+        """Names of the fields that are set and mean nothing inside the gateway's process."""
+        default = CandidateConfig()
+        own = ("num_replicas", "cpus", "gpus", "memory_mb", "runtime_env")
+        return [name for name in own if getattr(self, name) != getattr(default, name)]
+
+
 class RolloutConfig(Section):
     """From candidate to champion."""
 
@@ -146,6 +199,9 @@ class RolloutConfig(Section):
     auto_promote: bool = True
     """Promote on evidence; False waits for a person at the last step."""
     isolation: Literal["isolated", "in_replica"] = "isolated"
+    """`isolated` runs a version on trial in an application of its own, where it can crash, hang or exhaust memory
+    without touching the champion; `in_replica` inside the gateway, for one that is light and trusted."""
+    candidate: CandidateConfig = CandidateConfig()
     shadow: ShadowConfig = ShadowConfig()
     steps: list[float] = [0.05, 0.25, 0.5]
     """Shares of traffic for the candidate, rising."""
@@ -170,4 +226,12 @@ class RolloutConfig(Section):
     def _steps_rise(self) -> Self:
         if not self.steps or any(not 0 < w < 1 for w in self.steps) or sorted(set(self.steps)) != list(self.steps):
             raise ValueError(f"steps must rise strictly within (0, 1), got {self.steps}")
+        return self
+
+    @model_validator(mode="after")
+    def _candidate_has_a_process(self) -> Self:
+        own = self.candidate.needs_own_process()
+        if self.isolation == "in_replica" and own:
+            names = ", ".join(f"candidate.{name}" for name in own)
+            raise ValueError(f"{names} needs 'isolation: isolated': the candidate shares the gateway's process")
         return self

@@ -1,7 +1,7 @@
 """Put a version behind HTTP, or take a model out of service. Routes are data; nothing is restarted."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -13,7 +13,8 @@ from ray_mlops.monitoring.actor import start_monitor
 from ray_mlops.orchestration.fit import OnPhase, silent
 from ray_mlops.orchestration.service import SUBMITTER, ensure_service, wait_for_version
 from ray_mlops.registry import MlflowRegistry
-from ray_mlops.serving.protocol import Arm, ModelRoutes
+from ray_mlops.serving.arm_start import start_arm
+from ray_mlops.serving.protocol import Arm, ModelRoutes, Placement
 from ray_mlops.serving.routes import commit_routes, start_routes, withdraw_routes
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,9 @@ def deploy(config: ProjectConfig, version: str | None = None, *, on_phase: OnPha
     Raises:
         ModelNotFoundError: No version passed the gate yet, or there is none of this number.
         GateRefusedError: This version was refused, or waits for approval.
-        RolloutError: Another version is champion.
+        RolloutError: Another version is champion, or its runtime environment cannot be built.
+        ClusterError: With ``serving.placement: deployment``, the champion's application failed to start, or there is
+            no room for it.
     """
     ledger = Ledger.open(config.store)
     routes = current_routes(ledger)["models"].get(config.name)
@@ -72,6 +75,9 @@ def deploy(config: ProjectConfig, version: str | None = None, *, on_phase: OnPha
     _record_config(ledger, config)
     wanted = _routes(config, chosen, present)
     if present is None or wanted != present:
+        if wanted.champion.placement == "isolated":
+            on_phase("serve", "champion")
+            start_arm(config.name, wanted.champion.version, wanted.champion.bundle, config, weight=1.0)
         before = ledger.last_version(f"{config.name}/routes")
         wanted = commit_routes(ledger, wanted, expect_version=before)
         ray.get(start_routes(config.store).publish.remote(), timeout=config.cluster.step_timeout_s)
@@ -138,7 +144,8 @@ def _unchanged(present: ModelRoutes, version: str | None) -> Arm:
 
 
 def _routes(config: ProjectConfig, champion: Arm, present: ModelRoutes | None) -> ModelRoutes:
+    placement: Placement = "isolated" if config.serving.placement == "deployment" else "in_replica"
+    placed = replace(champion, placement=placement)
     if present is None:
-        return ModelRoutes(config.name, 0, champion, config_hash=config_hash(config))
-    changed = {**present.to_json(), "config_hash": config_hash(config)}
-    return ModelRoutes.from_json(changed)
+        return ModelRoutes(config.name, 0, placed, config_hash=config_hash(config))
+    return replace(present, champion=placed, config_hash=config_hash(config))

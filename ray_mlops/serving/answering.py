@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ray_mlops.config import ServingConfig
 from ray_mlops.errors import FeatureError, NotFoundError, OverloadError, RayMLOpsError, RequestError
+from ray_mlops.serving.breaker import BREAK_AFTER, Breaker, Entry
 from ray_mlops.serving.http.parse import PredictRequest
 from ray_mlops.serving.loaded import LoadedModel
 from ray_mlops.serving.prediction_log.log import PredictionLog
@@ -19,9 +20,6 @@ from ray_mlops.serving.routing import choose_arm, unit_hash
 from ray_mlops.serving.telemetry import Served, Telemetry
 
 logger = logging.getLogger(__name__)
-BREAK_AFTER = 5
-"""Failures of a candidate in a row after which it is asked only once in ``PROBE_S``."""
-PROBE_S = 1.0
 PATIENCE_S = 0.1
 """A client that leaves sooner has not waited for us, and nothing is booked against the arm: an isolated candidate
 has requests on their way for longer than the champion, and would get the blame for every client that stops."""
@@ -37,6 +35,9 @@ class ArmClient(Protocol):
             FeatureError: A value has the wrong type.
             ConnectionError: The process is gone.
         """
+
+    def is_gone(self, model: str, version: str) -> bool:
+        """Whether it is known that none of its processes runs: then a request that waited did not wait for it."""
 
 
 @dataclass(slots=True)
@@ -80,10 +81,7 @@ class _Trial:
     """How a version that is not the champion does in this replica."""
 
     route_version: int
-    running: int = 0
-    failures: int = 0
-    """In a row."""
-    probe_at: float = 0.0
+    breaker: Breaker
 
 
 class Answering:
@@ -125,16 +123,20 @@ class Answering:
         assigned: Answer | None = None
         reason: object = None
         try:
-            answered = None
-            if not is_champion:
-                assigned, outcome, reason = await self._ask_other(loaded, request, chosen.version)
-                answered = None if assigned is None else Answered(assigned, chosen.arm, chosen.version)
-            if answered is None:
+            if is_champion:
                 answered = await self._ask_champion(loaded, request)
-                if is_champion:
-                    assigned = answered.answer
-                elif reason is not None:
-                    answered.failover = Failover(chosen.version, outcome, reason)
+                assigned = answered.answer
+            else:
+                breaker = self._breaker(loaded, chosen.version)
+                entry = breaker.enter(time.monotonic())
+                assigned, outcome, reason = await self._ask_other(loaded, request, chosen.version, breaker, entry)
+                if assigned is not None:
+                    answered = Answered(assigned, chosen.arm, chosen.version)
+                else:
+                    answered = await self._ask_champion(loaded, request)
+                    breaker.fail(entry, time.monotonic())
+                    if reason is not None:
+                        answered.failover = Failover(chosen.version, outcome, reason)
         except _ChampionError as failure:
             if is_champion:
                 outcome = failure.outcome
@@ -161,6 +163,9 @@ class Answering:
         except TimeoutError as error:
             problem = f"version {version} took longer than {self._serving.request_timeout_s} s"
             raise _ChampionError("timeout", OverloadError(problem, loaded.routes.model, "try again")) from error
+        except ConnectionError as error:  # it has an application of its own, and nobody answers in its place
+            problem = f"version {version} is away: {error}"
+            raise _ChampionError("crashed", OverloadError(problem, loaded.routes.model, "try again")) from error
         except Exception as error:  # a model is foreign code
             logger.exception("fail to predict model=%s version=%s", loaded.routes.model, version)
             problem = f"version {version} failed: {type(error).__name__}: {error}"
@@ -171,56 +176,56 @@ class Answering:
         return Answered(answer, "champion", version)
 
     async def _ask_other(
-        self, loaded: LoadedModel, request: PredictRequest, version: str
+        self, loaded: LoadedModel, request: PredictRequest, version: str, breaker: Breaker, entry: Entry
     ) -> tuple[Answer | None, Outcome, object]:
         """Ask a version that is not the champion; no answer when it gave nothing that can be sent, and why.
 
         Nobody is to blame (None) where it was not asked.
         """
-        trial = self._trial(loaded, version)
-        if trial.failures >= BREAK_AFTER:
-            if time.monotonic() < trial.probe_at:
-                return None, "crashed", None
-            trial.probe_at = time.monotonic() + PROBE_S
-        if trial.running >= self._max_on_trial:
-            return None, "timeout", None  # it is too slow for its share; it must not take the champion's places
-        trial.running += 1
+        if entry == "overloaded" or entry == "unavailable":
+            return None, entry, None
         outcome: Outcome = "error"
         reason: object = ""
+        timeout_s = loaded.settings.candidate_timeout_s or self._serving.candidate_timeout_s
         try:
             local = loaded.predictors.get(version)
             if local is not None and local.is_quick(len(request.rows)):
                 answer = await local.answer(request.rows)
             else:
-                async with asyncio.timeout(self._serving.candidate_timeout_s):
+                async with asyncio.timeout(timeout_s):
                     answer = await self._predict(loaded, version, request.rows)
             reason = loaded.champion.fault(answer.prediction, len(request.rows))
             if not reason:
-                trial.failures = 0
+                breaker.succeed()
                 return answer, "ok", None
             outcome = "invalid"
         except FeatureError as error:
             return None, "error", error  # whose mistake it is, the champion will tell
         except TimeoutError:
-            outcome, reason = "timeout", f"no answer in {self._serving.candidate_timeout_s} s"
+            is_gone = local is None and self._arms.is_gone(loaded.routes.model, version)
+            outcome, reason = ("crashed" if is_gone else "timeout"), f"no answer in {timeout_s:g} s"
         except ConnectionError as error:
             outcome, reason = "crashed", error
         except Exception as error:  # a model is foreign code, and the champion can still answer
             reason = f"{type(error).__name__}: {error}"
         finally:
-            trial.running -= 1
-        trial.failures += 1
-        if trial.failures <= BREAK_AFTER:
+            breaker.leave(entry, time.monotonic())
+        if breaker.failures < BREAK_AFTER:
             model = loaded.routes.model
             logger.warning("fail over model=%s version=%s outcome=%s because=%s", model, version, outcome, reason)
         return None, outcome, reason
 
-    def _trial(self, loaded: LoadedModel, version: str) -> _Trial:
-        key = (loaded.routes.model, version)
-        trial = self._trials.setdefault(key, _Trial(loaded.routes.version))
-        if trial.route_version != loaded.routes.version:
-            trial.route_version, trial.failures = loaded.routes.version, 0
-        return trial
+    def _breaker(self, loaded: LoadedModel, version: str) -> Breaker:
+        """The breaker of a version. New routes give it another chance; what it holds, it still holds."""
+        key, route_version = (loaded.routes.model, version), loaded.routes.version
+        max_running = loaded.settings.max_on_trial or self._max_on_trial
+        trial = self._trials.get(key)
+        if trial is None:
+            trial = self._trials[key] = _Trial(route_version, Breaker(max_running))
+        elif trial.route_version != route_version:
+            trial.route_version = route_version
+            trial.breaker.renew(max_running)
+        return trial.breaker
 
     async def _predict(self, loaded: LoadedModel, version: str, rows: Sequence[dict[str, Any]]) -> Answer:
         local = loaded.predictors.get(version)

@@ -1,6 +1,7 @@
 """A version in a process of its own: a Serve deployment without a route, and one with a route for the gate."""
 
 import asyncio
+import logging
 import os
 import resource
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+import torch
 
 from ray_mlops.config import ServingConfig
 from ray_mlops.errors import BundleError, RayMLOpsError, RequestError
@@ -30,7 +32,10 @@ from ray_mlops.serving.http.asgi import (
 )
 from ray_mlops.serving.http.parse import InputColumns, Limits, parse_predict
 from ray_mlops.serving.predictor import Predictor
+from ray_mlops.serving.remote import REQUIRED
 from ray_mlops.training.bundle import ModelBundle, Prediction
+
+logger = logging.getLogger(__name__)
 
 
 class CandidateArm:
@@ -40,13 +45,15 @@ class CandidateArm:
         bundle: Address of the bundle.
         trusted: Modules that the bundle may name code of.
         atol: Tolerance of the parity check, which the version must pass to start.
+        gpus: Share of GPUs that Ray has given to this process.
 
     Raises:
         BundleError: It cannot be loaded, or does not predict what it must.
     """
 
-    def __init__(self, bundle: str, trusted: tuple[str, ...], atol: float) -> None:
-        self._predictor = Predictor(ModelBundle.load(bundle, trusted))
+    def __init__(self, bundle: str, trusted: tuple[str, ...], atol: float, gpus: float = 0.0) -> None:
+        device = choose_device(gpus, torch.cuda.is_available())
+        self._predictor = Predictor(ModelBundle.load(bundle, trusted, device))
         self._predictor.warm_up()
         self._predictor.self_check(atol)
         self._atol = atol
@@ -70,12 +77,29 @@ class CandidateArm:
         return ""
 
     async def schema(self) -> bytes:
-        """The raw inputs, as a serialised Arrow schema."""
-        return bytes(self._predictor.schema.serialize())
+        """The raw inputs, as a serialised Arrow schema; those that a row must have are in its metadata."""
+        required = orjson.dumps(sorted(self._predictor.required))
+        return bytes(self._predictor.schema.with_metadata({REQUIRED: required}).serialize())
 
     async def ping(self) -> str:
         """Name this incarnation, ``{pid}-{random}``: another name means that it died and was started again."""
         return self._incarnation
+
+
+def choose_device(gpus: float, is_available: bool) -> str:
+    """Choose where a version predicts.
+
+    Args:
+        gpus: Share of GPUs that was asked for.
+        is_available: Whether torch finds one.
+
+    Example:
+        >>> choose_device(0.5, True), choose_device(0.5, False), choose_device(0.0, True)
+        ('cuda', 'cpu', 'cpu')
+    """
+    if gpus > 0.0 and not is_available:
+        logger.warning("predict on the CPU gpus=%g remedy=install a torch that finds the GPU", gpus)
+    return "cuda" if gpus > 0.0 and is_available else "cpu"
 
 
 class GateApp:

@@ -78,7 +78,7 @@ class GatewayReplica(GrpcMethods):
         files, ledger, arms = Files(store.root_uri), Ledger.open(store), ServeArmClient()
         tokens = await asyncio.to_thread(load_tokens, store.local_root)
         secret = await asyncio.to_thread(create_once, store.local_root / "redaction.key", secrets.token_bytes(32))
-        loader = TableLoader(ModelBundle.load, SettingsReader(ledger).read, arms.schema, secret)
+        loader = TableLoader(ModelBundle.load, SettingsReader(ledger).read, arms.schema, secret, arms.predict)
         wanted = await asyncio.to_thread(read_table, ledger)
         table = await loader.load(wanted, LoadedTable())
         check_complete(table, wanted)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Literal
 
 import pyarrow as pa
@@ -13,8 +14,9 @@ from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import ModelNotFoundError, NotFoundError, RayMLOpsError
 from ray_mlops.serving.http.parse import InputColumns
 from ray_mlops.serving.prediction_log.table import LogFormat
-from ray_mlops.serving.predictor import Predictor
+from ray_mlops.serving.predictor import Answer, Predictor
 from ray_mlops.serving.protocol import Arm, ModelRoutes, RouteTable
+from ray_mlops.serving.remote import RemotePredictor, Rows, Version, describe, read_manifest
 from ray_mlops.training.bundle import ModelBundle
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,10 @@ class ModelSettings:
     slo_s: float = 1.0
     parity_atol: float = 1e-5
     redact: Mapping[str, Literal["drop", "hash"]] = field(default_factory=dict)
+    candidate_timeout_s: float | None = None
+    """None takes the gateway's own."""
+    max_on_trial: int | None = None
+    """Requests that one replica lets wait for a version on trial; None: half of what the gateway works on."""
 
     @classmethod
     def of(cls, config: ProjectConfig) -> "ModelSettings":
@@ -46,6 +52,8 @@ class ModelSettings:
             slo_s=config.rollout.guards.latency_slo_ms / 1000.0,
             parity_atol=config.gate.parity.atol,
             redact=config.serving.log.redact,
+            candidate_timeout_s=config.rollout.candidate.timeout_s or config.serving.candidate_timeout_s,
+            max_on_trial=config.rollout.candidate.max_ongoing_requests,
         )
 
 
@@ -55,13 +63,13 @@ class LoadedModel:
 
     routes: ModelRoutes
     settings: ModelSettings
-    predictors: Mapping[str, Predictor]
+    predictors: Mapping[str, Version]
     """By version: the champion always, the previous one and a candidate in the replica where they could be."""
     columns: InputColumns
     format: LogFormat
 
     @property
-    def champion(self) -> Predictor:
+    def champion(self) -> Version:
         return self.predictors[self.routes.champion.version]
 
     def versions(self) -> list[str]:
@@ -113,6 +121,7 @@ class TableLoader:
         read_settings: Reads the settings of a model's routes.
         arm_schema: Asks an isolated arm (model, version) for its raw inputs.
         secret: Key of the hash of redacted values.
+        ask_arm: Lets an isolated arm (model, version) predict rows, for a champion outside the gateway.
     """
 
     def __init__(
@@ -121,7 +130,9 @@ class TableLoader:
         read_settings: Callable[[ModelRoutes], ModelSettings],
         arm_schema: Callable[[str, str], Awaitable[pa.Schema]],
         secret: bytes,
+        ask_arm: Callable[[str, str, Rows], Awaitable[Answer]] | None = None,
     ) -> None:
+        self._ask_arm = ask_arm
         self._load_bundle, self._read_settings = load_bundle, read_settings
         self._arm_schema, self._secret = arm_schema, secret
 
@@ -138,7 +149,7 @@ class TableLoader:
             known = current.models.get(name)
             try:
                 models[name] = await self._load_model(routes, known, problems)
-            except RayMLOpsError as error:
+            except (RayMLOpsError, ConnectionError, TimeoutError) as error:
                 logger.error("keep old routes model=%s version=%s because=%s", name, routes.champion.version, error)
                 problems.append(f"{name}: {error}")
                 failed.add(name)
@@ -148,7 +159,8 @@ class TableLoader:
 
     async def _load_model(self, routes: ModelRoutes, known: LoadedModel | None, problems: list[str]) -> LoadedModel:
         settings = await asyncio.to_thread(self._read_settings, routes)
-        predictors = {routes.champion.version: await self._predictor(routes.champion, settings, known)}
+        model = routes.model
+        predictors = {routes.champion.version: await self._predictor(model, routes.champion, settings, known)}
         schemas: list[pa.Schema] = []
         for arm in (routes.previous, routes.candidate):
             if arm is None or arm.version in predictors:
@@ -159,18 +171,24 @@ class TableLoader:
                         await asyncio.wait_for(self._arm_schema(routes.model, arm.version), SCHEMA_TIMEOUT_S)
                     )
                 else:
-                    predictors[arm.version] = await self._predictor(arm, settings, known)
+                    predictors[arm.version] = await self._predictor(model, arm, settings, known)
             except (RayMLOpsError, TimeoutError, ConnectionError) as error:
                 logger.warning("leave out version model=%s version=%s because=%s", routes.model, arm.version, error)
                 problems.append(f"{routes.model}, version {arm.version}: {error or 'no answer'}")
         return self._assemble(routes, settings, predictors, schemas)
 
-    async def _predictor(self, arm: Arm, settings: ModelSettings, known: LoadedModel | None) -> Predictor:
+    async def _predictor(self, model: str, arm: Arm, settings: ModelSettings, known: LoadedModel | None) -> Version:
         if known is not None:
             arms = (known.routes.champion, known.routes.candidate, known.routes.previous)
-            is_same = any(a is not None and (a.version, a.bundle_hash) == (arm.version, arm.bundle_hash) for a in arms)
+            is_same = any(a is not None and _identity(a) == _identity(arm) for a in arms)
             if is_same and arm.version in known.predictors:
                 return known.predictors[arm.version]
+        if arm.placement == "isolated" and self._ask_arm is not None:
+            ask_schema = partial(self._arm_schema, model, arm.version)
+            bundle = await asyncio.wait_for(
+                describe(arm, settings.trusted, ask_schema, read_manifest), SCHEMA_TIMEOUT_S
+            )
+            return RemotePredictor(bundle, partial(self._ask_arm, model, arm.version))
         return await asyncio.to_thread(self._load_checked, arm, settings)
 
     def _load_checked(self, arm: Arm, settings: ModelSettings) -> Predictor:
@@ -184,7 +202,7 @@ class TableLoader:
         self,
         routes: ModelRoutes,
         settings: ModelSettings,
-        predictors: dict[str, Predictor],
+        predictors: dict[str, Version],
         schemas: Iterable[pa.Schema],
     ) -> LoadedModel:
         champion = predictors[routes.champion.version]
@@ -202,6 +220,10 @@ class TableLoader:
             secret=self._secret,
         )
         return LoadedModel(routes, settings, predictors, columns, style)
+
+
+def _identity(arm: Arm) -> tuple[str, str, str]:
+    return arm.version, arm.bundle_hash, arm.placement
 
 
 def trusted_modules(config: ProjectConfig) -> tuple[str, ...]:

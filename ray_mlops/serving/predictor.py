@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ray_mlops.config.data import Scalar, Task
 from ray_mlops.data.features import FeatureMatrix
 from ray_mlops.errors import BundleError
 from ray_mlops.serving.batching import MicroBatcher, ThreadBatcher
@@ -136,21 +137,7 @@ class Predictor:
 
     def fault(self, prediction: Prediction, num_rows: int) -> str:
         """Say what is wrong with a prediction; empty when nothing is."""
-        values, task = prediction.values, self._task
-        if prediction.task != task or prediction.classes != self._classes:
-            return f"is of task {prediction.task} with classes {prediction.classes}"
-        if num_rows == 1 and task != "multiclass" and values.shape == (1,):  # numpy takes longer than a number has
-            number = float(values.item())
-            is_finite, is_probability = isfinite(number), task == "regression" or 0.0 <= number <= 1.0
-        else:
-            shape = (num_rows, len(self._classes)) if task == "multiclass" else (num_rows,)
-            if values.shape != shape:
-                return f"has shape {values.shape}, not {shape}"
-            is_finite = bool(np.isfinite(values).all())
-            is_probability = task == "regression" or bool(((values >= 0.0) & (values <= 1.0)).all())
-        if not is_finite:
-            return "is not finite"
-        return "" if is_probability else "is no probability"
+        return find_fault(prediction, num_rows, self._task, self._classes)
 
     def _predict_directly(self, features: FeatureMatrix) -> Prediction:
         """What ``ModelBundle.predict_matrix`` computes, to the bit, without what one batch on the CPU does not need.
@@ -181,3 +168,22 @@ class Predictor:
     def _best_s(self, rows: Sequence[dict[str, Any]]) -> float:
         self._timed(rows)
         return self._timed(rows).seconds
+
+
+def find_fault(prediction: Prediction, num_rows: int, task: Task, classes: tuple[Scalar, ...]) -> str:
+    """Say what is wrong with a prediction for so many rows of a task; empty when nothing is."""
+    values = prediction.values
+    if prediction.task != task or prediction.classes != classes:
+        return f"is of task {prediction.task} with classes {prediction.classes}"
+    if num_rows == 1 and task != "multiclass" and values.shape == (1,):  # numpy takes longer than a number has
+        number = float(values.item())
+        is_finite, is_probability = isfinite(number), task == "regression" or 0.0 <= number <= 1.0
+    else:
+        shape = (num_rows, len(classes)) if task == "multiclass" else (num_rows,)
+        if values.shape != shape:
+            return f"has shape {values.shape}, not {shape}"
+        is_finite = bool(np.isfinite(values).all())
+        is_probability = task == "regression" or bool(((values >= 0.0) & (values <= 1.0)).all())
+    if not is_finite:
+        return "is not finite"
+    return "" if is_probability else "is no probability"

@@ -19,8 +19,14 @@ ROUTES_ACTOR, ROLLOUTS_ACTOR, MONITOR_ACTOR = "routes", "rollouts", "monitor"
 GATEWAY_APP = "gateway"
 
 ArmName = Literal["champion", "candidate"]
-Outcome = Literal["ok", "error", "timeout", "invalid", "crashed"]
-"""How the chosen arm did. Anything but `ok` on a candidate was answered by the champion instead."""
+Outcome = Literal["ok", "error", "timeout", "invalid", "crashed", "overloaded", "unavailable"]
+"""How the chosen arm did. Anything but `ok` on a candidate was answered by the champion instead: it raised, hung,
+gave no valid prediction, its process was gone, it held all the requests it may hold, or it had failed so often in a
+row that it was not asked."""
+
+
+Placement = Literal["in_replica", "isolated"]
+"""Inside the gateway, or in an application of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,7 @@ class Arm:
     bundle: str
     """Address of its bundle."""
     bundle_hash: str
-    placement: Literal["in_replica", "isolated"] = "in_replica"
+    placement: Placement = "in_replica"
     weight: float = 1.0
     """Share of traffic, in [0, 1]."""
 
@@ -114,6 +120,8 @@ class Tally:
     split of traffic: all, failed, slow. Only slices that have any."""
     slice_keys: tuple[tuple[int, int, int], ...] = ()
     """Number of a slice, and what a routing key did in it for the first time: ``units.slice_keys``, and what."""
+    failures: tuple[tuple[Outcome, int], ...] = ()
+    """How many of the errors were of which kind."""
 
     def key(self) -> tuple[str, int, int, str]:
         return self.model, self.route_version, self.epoch, self.arm

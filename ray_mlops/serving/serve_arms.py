@@ -17,14 +17,26 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
 from ray_mlops.config import ProjectConfig
-from ray_mlops.errors import RayMLOpsError, RolloutError
+from ray_mlops.errors import DeadlineError, RayMLOpsError, RolloutError
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.arm_calls import ArmCalls, Reply, Rows
 from ray_mlops.serving.arm_replies import unpacked
+from ray_mlops.serving.arm_start import shortage, start_arm
+from ray_mlops.serving.arm_state import ArmReplicas, cause_of_death, is_deserted, read_replicas
 from ray_mlops.serving.predictor import Answer
 from ray_mlops.serving.rollout.evidence import ArmHealth, FloatArray
+from ray_mlops.serving.rollout.load import measure_load
 from ray_mlops.serving.rollout.shadow import BundleFacts
-from ray_mlops.serving.serve_apps import app_status, arm_app, candidate_application, delete_app, run_app
+from ray_mlops.serving.rollout.sizing import plan_replicas
+from ray_mlops.serving.serve_apps import (
+    ARM_DEPLOYMENT,
+    FAILED,
+    app_status,
+    arm_app,
+    arm_versions,
+    delete_app,
+    scale_arm,
+)
 from ray_mlops.training.bundle import Manifest, Prediction
 
 logger = logging.getLogger(__name__)
@@ -52,7 +64,13 @@ class ServeArmClient:
 
     async def _send(self, model: str, version: str, requests: list[Rows]) -> list[Reply]:
         handle = self._handle(model, version)
+        if is_deserted(handle):
+            raise ConnectionError("none of its processes runs")
         return unpacked(await _unwrapped(handle.predict.remote(orjson.dumps(requests))))
+
+    def is_gone(self, model: str, version: str) -> bool:
+        """See ``ArmClient``."""
+        return is_deserted(self._handle(model, version))
 
     async def schema(self, model: str, version: str) -> pa.Schema:
         """The candidate's raw inputs.
@@ -74,44 +92,67 @@ class ServeArmClient:
 
 
 class ServeArmControl:
-    """Runs candidates as Serve applications of their own; implements ``ArmControl``."""
+    """Runs versions as Serve applications of their own; implements ``ArmControl``."""
 
     def __init__(self) -> None:
-        self._incarnations: dict[str, str] = {}
+        self._replicas: dict[str, dict[str, str]] = {}
+        """Actor ids of the replicas that were seen running, by replica id, for each application."""
 
-    async def start(self, model: str, version: str, bundle: str, config: ProjectConfig) -> None:
-        """Start an arm and wait until it answers; nothing happens when it runs already.
+    async def start(self, model: str, version: str, bundle: str, config: ProjectConfig, weight: float) -> None:
+        """Start an arm for a share of traffic and wait until it answers; nothing happens when it runs already.
 
         Raises:
             ClusterError: It failed to start.
-            DeadlineError: It took longer than ``rollout.prepare_timeout_s``.
+            ResourceError: It did not start within ``rollout.prepare_timeout_s``; says what was free.
+            RolloutError: Its runtime environment cannot be built.
         """
-        application = candidate_application(bundle, config)
-        name, timeout_s = arm_app(model, version), config.rollout.prepare_timeout_s
-        await asyncio.to_thread(run_app, application, name, None, timeout_s)
-        self._incarnations[name] = await self._ask(model, version, "ping", PING_TIMEOUT_S)
-        logger.info("started arm model=%s version=%s", model, version)
+        name = arm_app(model, version)
+        await asyncio.to_thread(start_arm, model, version, bundle, config, weight)
+        await self._ask(model, version, "ping", PING_TIMEOUT_S)
+        self._replicas[name] = dict((await asyncio.to_thread(read_replicas, name, ARM_DEPLOYMENT)).running)
+        logger.info("started arm model=%s version=%s replicas=%d", model, version, len(self._replicas[name]))
+
+    async def scale(self, model: str, version: str, weight: float, config: ProjectConfig) -> str:
+        """Give an arm the replicas that a share of traffic asks for; see ``ArmControl``."""
+        load = await asyncio.to_thread(measure_load, Files(config.store.root_uri), model, version)
+        plan = plan_replicas(weight, config.rollout.candidate, config.serving.num_replicas, load)
+        timeout_s = config.rollout.prepare_timeout_s
+        try:
+            await asyncio.to_thread(scale_arm, model, version, plan.replicas, timeout_s)
+        except DeadlineError as error:
+            raise await asyncio.to_thread(shortage, model, version, plan.replicas, config, error.problem) from error
+        return plan.reason
+
+    async def versions(self, model: str) -> frozenset[str]:
+        """Versions of a model that have an application."""
+        return await asyncio.to_thread(arm_versions, model)
 
     async def check(self, model: str, version: str, bundle: str, config: ProjectConfig) -> str:
         """Let the running arm answer the bundle's parity rows; returns what is wrong, or nothing."""
         return str(await self._ask(model, version, "check", CALL_TIMEOUT_S))
 
     async def ready(self, model: str, version: str) -> tuple[ArmHealth, str]:
-        """How an arm is; one whose process died since ``start`` has failed, though Serve has started it again."""
+        """How an arm is; one of whose processes any died since ``start`` has failed, though Serve starts others."""
         name = arm_app(model, version)
         status, message = await asyncio.to_thread(app_status, name)
         if status is None or status == ApplicationStatus.DELETING:
             return "absent", message
-        if status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+        found = await asyncio.to_thread(read_replicas, name, ARM_DEPLOYMENT)
+        known = self._replicas.setdefault(name, {})
+        if death := await asyncio.to_thread(_death, known, found):
+            return "failed", death
+        known.update(found.running)
+        if status in FAILED:
             return "failed", message
-        if status != ApplicationStatus.RUNNING:
-            return ("failed", "its process died") if name in self._incarnations else ("starting", message)
+        if not found.running:
+            return "starting", message
         try:
-            incarnation = str(await self._ask(model, version, "ping", PING_TIMEOUT_S))
+            await self._ask(model, version, "ping", PING_TIMEOUT_S)
         except RolloutError as error:
-            return "failed", str(error)
-        if self._incarnations.setdefault(name, incarnation) != incarnation:
-            return "failed", "its process died and was started again"
+            # Serve may not know yet that a process is dead, and a call waits for it as for one that hangs.
+            found = await asyncio.to_thread(read_replicas, name, ARM_DEPLOYMENT)
+            death = await asyncio.to_thread(_death, known, found)
+            return "failed", death or f"it hangs: {error.problem}"
         return "ready", ""
 
     async def score(self, model: str, version: str, rows: pa.Table) -> tuple[FloatArray, tuple[str, ...]]:
@@ -133,7 +174,7 @@ class ServeArmControl:
     async def stop(self, model: str, version: str) -> None:
         """Stop an arm; nothing happens when there is none."""
         name = arm_app(model, version)
-        self._incarnations.pop(name, None)
+        self._replicas.pop(name, None)
         await asyncio.to_thread(delete_app, name)
 
     async def _ask(self, model: str, version: str, method: str, timeout_s: float, *arguments: Any) -> Any:
@@ -147,8 +188,22 @@ class ServeArmControl:
             raise RolloutError(reason, arm_app(model, version)) from error
 
 
+def _death(known: Mapping[str, str], found: ArmReplicas) -> str:
+    """Say in words that one of the replicas that once ran is dead; empty when all are well.
+
+    Args:
+        known: Actor ids by replica id.
+        found: The replicas that Serve holds for running.
+    """
+    for replica, actor_id in known.items():
+        cause = cause_of_death(actor_id)
+        if cause or replica not in found.running:
+            return "its process died" + (f" ({cause})" if cause else "")
+    return ""
+
+
 def _arm_handle(model: str, version: str) -> DeploymentHandle[Any]:
-    return serve.get_deployment_handle("CandidateArm", arm_app(model, version), _check_exists=False)
+    return serve.get_deployment_handle(ARM_DEPLOYMENT, arm_app(model, version), _check_exists=False)
 
 
 async def _unwrapped(call: Awaitable[Result]) -> Result:

@@ -209,7 +209,9 @@ class Telemetry:
         over_slo = served.latency_s > served.slo_s
         counts.requests += 1
         if failed or slow or over_slo:
-            counts.errors += failed
+            if failed:
+                counts.errors += 1
+                counts.failures[served.outcome] = counts.failures.get(served.outcome, 0) + 1
             counts.slow += slow
             counts.slo_violations += over_slo
         if served.key_hash is not None and counts.is_split:
@@ -254,7 +256,7 @@ class _Counts:
 
     __slots__ = (
         *("key", "routes", "epoch", "weight", "is_split", "is_changed"),
-        *("requests", "errors", "slow", "slo_violations", "keyed", "keys", "slices"),
+        *("requests", "errors", "slow", "slo_violations", "keyed", "keys", "slices", "failures"),
     )
 
     def __init__(self, key: TallyKey, routes: ModelRoutes) -> None:
@@ -266,6 +268,7 @@ class _Counts:
         self.keyed = [0, 0, 0, 0]
         self.keys: list[KeyNews] = []
         self.slices = SliceTotals() if self.is_split and routes.slices else None
+        self.failures: dict[Outcome, int] = {}
 
     def add_key(self, key_hash: int, news: int, failed: bool, slow: bool, over_slo: bool) -> None:
         """Count a request that has a routing key."""
@@ -282,7 +285,8 @@ class _Counts:
         """The counts of this moment."""
         counted = (self.requests, self.errors, self.slow, self.slo_violations)
         a, b, c, d = self.keyed
-        tally = Tally(*self.key, self.weight, *counted, keyed=(a, b, c, d), keys=tuple(self.keys))
+        failures = tuple(self.failures.items())
+        tally = Tally(*self.key, self.weight, *counted, keyed=(a, b, c, d), keys=tuple(self.keys), failures=failures)
         if self.slices is None:
             return tally
         return replace(tally, slices=self.slices.counts(), slice_keys=tuple(self.slices.keys))

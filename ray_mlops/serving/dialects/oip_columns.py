@@ -27,7 +27,7 @@ from ray_mlops.serving.answering import Answered
 from ray_mlops.serving.dialects.oip_tensors import BYTES, DATATYPES, FLOATS, INTEGERS, OutputTensor, Tensor
 from ray_mlops.serving.http.parse import Limits, PredictRequest, build_request, check_count, check_names, near
 from ray_mlops.serving.loaded import LoadedModel
-from ray_mlops.training.bundle import ModelBundle
+from ray_mlops.serving.remote import BundleView
 
 PREDICTION, LABEL, PREDICTION_ID = "prediction", "label", "prediction_id"
 MATRIX_NAMES = ("input", "features")
@@ -79,7 +79,7 @@ def describe_inputs(loaded: LoadedModel, version: str | None = None) -> list[Des
     ]
 
 
-def describe_outputs(bundle: ModelBundle) -> list[Described]:
+def describe_outputs(bundle: BundleView) -> list[Described]:
     """Name, datatype and shape of each output.
 
     ``prediction`` is the value (regression) or the positive class's probability [n], or the probabilities in
@@ -175,7 +175,7 @@ def output_tensors(
     return [known[name] for name in names]
 
 
-def check_outputs(names: Sequence[Any], bundle: ModelBundle) -> None:
+def check_outputs(names: Sequence[Any], bundle: BundleView) -> None:
     """Check the names of requested outputs.
 
     Raises:

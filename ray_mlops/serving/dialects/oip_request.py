@@ -7,7 +7,7 @@ from typing import Any
 from ray_mlops.errors import RequestError
 from ray_mlops.serving.dialects.oip_columns import check_outputs
 from ray_mlops.serving.http.parse import check_id, shorten
-from ray_mlops.training.bundle import ModelBundle
+from ray_mlops.serving.remote import BundleView
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def read_names(request_id: Any, parameters: Mapping[str, Any]) -> dict[str, Any]
     return {"request_id": request_id, "routing_key": parameters.get("routing_key")}
 
 
-def read_wanted(outputs: Sequence[tuple[Any, Mapping[str, Any]]], is_binary: bool, bundle: ModelBundle) -> Wanted:
+def read_wanted(outputs: Sequence[tuple[Any, Mapping[str, Any]]], is_binary: bool, bundle: BundleView) -> Wanted:
     """Read the requested outputs.
 
     Args:

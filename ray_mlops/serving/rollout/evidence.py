@@ -5,6 +5,7 @@ arm independently of everything else, which is a routing key where clients send 
 A user who fails often fails on one arm only, so that a test on requests would find the luck of that draw.
 """
 
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Literal
 
@@ -108,12 +109,27 @@ class SliceEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """What the candidate's replicas suffice for."""
+
+    ready_for: float = 1.0
+    """Share of traffic, in [0, 1]."""
+    problem: str = ""
+    """Why more replicas did not start: what was asked for, and what was free."""
+    detail: str = ""
+    """How far they are."""
+    carries_champion: bool = False
+    """As champion, the version goes on answering in the same replicas (``serving.placement: deployment``)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """All that a decision may look at, besides the rollout's own events and the clock."""
 
     candidate: ArmHealth = "absent"
     """How the process that holds the candidate is."""
     candidate_detail: str = ""
+    room: Room = Room()
     gate: GateStanding = "passed"
     """`waiting` is for a person's approval."""
     gate_detail: str = ""
@@ -125,6 +141,8 @@ class Observation:
     """Closed epochs since the rollout began, by rising route version."""
     recent: ArmCounts = ArmCounts()
     """The newest requests of the version on trial, open epochs included, for hard limits."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """Failures of the version on trial since the rollout began by kind, the most frequent first."""
     losses: LossEvidence = field(default_factory=LossEvidence)
     slices: tuple[SliceEvidence, ...] = ()
     """Every slice that was defined when the rollout began, whether anything came of it or not."""

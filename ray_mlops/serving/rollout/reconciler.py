@@ -15,7 +15,7 @@ from ray_mlops.ledger import Ledger
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.protocol import ArmName, MonitorView, Tally
 from ray_mlops.serving.rollout.arms import ArmControl, Candidate
-from ray_mlops.serving.rollout.evidence import ArmCounts, Observation
+from ray_mlops.serving.rollout.evidence import ArmCounts, Observation, Room
 from ray_mlops.serving.rollout.progress import Look, Progress
 from ray_mlops.serving.rollout.record import ModelRecord
 from ray_mlops.serving.rollout.settle import AliasStore, Settler
@@ -63,7 +63,7 @@ class Reconciler:
         self._candidate = Candidate(arms, model)
         self._progress = Progress(model, monitor, clock)
         self._settler = Settler(
-            self.record, ledger, files, self._candidate, aliases, publish, self._refresh, self._stamp
+            self.record, ledger, files, self._candidate, aliases, publish, self._refresh, self._stamp, self._has_applied
         )
         self._trial: Trial | None = None
         self._decision: RolloutDecision | None = None
@@ -157,7 +157,7 @@ class Reconciler:
         await self.tick()
         record, state, routes, decision = self.record, self.record.rollout, self.record.routes, self._decision
         through = self._trial.evaluated if self.is_by_window and self._trial else closed
-        if through is not None and routes and not self._progress.watermarks.has_applied(routes.version, self._clock()):
+        if through is not None and routes and not self._has_applied(routes.version):
             through -= 1
         shown = decision.to_json() if decision else record.last_move
         evidence = dict(shown.get("evidence", {}))
@@ -185,6 +185,8 @@ class Reconciler:
         self._refresh()
         config, state = self.record.config, self.record.rollout
         if self.record.routes is None or config is None:
+            if self.record.route_stream_version:
+                await self._settler.withdraw()
             return False
         if state is None or (state.is_over and state.command is None):
             await self._settler.settle(config, state)
@@ -197,13 +199,17 @@ class Reconciler:
             look = await self._progress.look(trial.book, trial.evaluated, config.rollout.evaluate)
         if look.is_full and state.stage in ON_TRIAL and not await self._gather_losses(trial, look):
             return False
-        decision = step(state, await self._observe(trial, state, is_settled), config.rollout, self._clock())
+        decision = step(state, await self._observe(trial, state, config, is_settled), config.rollout, self._clock())
         if not (look.is_full or decision.is_urgent):
             self._decision = self._decision or decision
             return False
         self._decision = decision
         if decision.moves:
+            self._candidate.forget_problem(state.version)
             self._record_move(state, decision, look.through)
+        elif decision.wanted_weight is not None:
+            # The same evidence is looked at again when the replicas are there.
+            return await self._candidate.scale(state.version, decision.wanted_weight, config)
         if look.is_full and not passes:
             trial.evaluated = look.through
             await self._save(trial, decision.moves)
@@ -214,6 +220,9 @@ class Reconciler:
 
     def _stamp(self) -> Mapping[str, Any]:
         return {"event_time": self._event_now_us(), "time": self._clock()}
+
+    def _has_applied(self, route_version: int) -> bool:
+        return self._progress.watermarks.has_applied(route_version, self._clock())
 
     def _event_now_us(self) -> int | None:
         """End of the newest closed window, microseconds since 1970 UTC."""
@@ -237,21 +246,26 @@ class Reconciler:
             await trial.gather_losses(self.record, self._arms, self._monitor, None)
         return True
 
-    async def _observe(self, trial: Trial, state: RolloutState, is_settled: bool) -> Observation:
+    async def _observe(self, trial: Trial, state: RolloutState, config: ProjectConfig, is_settled: bool) -> Observation:
         routes = self.record.routes
         health, detail = await self._candidate.health(state.version)
         gate, gate_detail = self.record.standing(state.version)
         arm: ArmName = "champion" if state.was_promoted else "candidate"
         after = state.after_route_version if state.was_promoted else 0
+        room, failures = Room(), trial.book.failures(arm, after)
+        if config.rollout.isolation == "isolated":
+            room = self._candidate.room(state.version, config.serving.placement == "deployment")
         return Observation(
             candidate=health,
             candidate_detail=detail,
+            room=room,
             gate=gate,
             gate_detail=gate_detail,
             is_settled=is_settled,
             route_version=routes.version if routes else 0,
             counts=trial.book.counts(),
             recent=trial.book.recent(arm, after) if state.stage not in PASSING else ArmCounts(),
+            failures={str(kind): count for kind, count in failures.items()},
             losses=trial.losses,
             slices=trial.slices(routes),
             slice_problem="; ".join(f"no slices of {c.name}: {c.problem}" for c in routes.slices if c.problem)

@@ -14,10 +14,10 @@ from ray_mlops.errors import ModelNotFoundError, RegistryError
 from ray_mlops.ledger import Ledger
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.protocol import ModelRoutes
-from ray_mlops.serving.rollout.arms import Candidate
+from ray_mlops.serving.rollout.arms import Candidate, WantedArm
 from ray_mlops.serving.rollout.record import ModelRecord
 from ray_mlops.serving.rollout.shadow import champion_slow_ms
-from ray_mlops.serving.rollout.state import ON_TRIAL, RolloutState, desired_aliases, desired_routes
+from ray_mlops.serving.rollout.state import ON_TRIAL, RolloutState, desired_aliases, desired_routes, isolated_arms
 from ray_mlops.serving.routes import commit_routes
 from ray_mlops.serving.routing import rollout_salt
 from ray_mlops.serving.slicing import freeze_slices
@@ -40,11 +40,12 @@ class Settler:
         record: The model as the ledger tells it; read again after each event that is appended here.
         ledger: Routes and aliases are recorded in it.
         files: The prediction log, from which the latency threshold is taken.
-        candidate: The candidate's process.
+        candidate: Versions outside the gateway.
         aliases: The registry.
         publish: Tells the replicas that routes were committed.
         refresh: Reads the record again.
         stamp: Event time (microseconds) and wall clock (seconds) of events.
+        has_applied: Whether every replica of the gateway has a route version.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class Settler:
         publish: Callable[[], Awaitable[None]],
         refresh: Callable[[], None],
         stamp: Callable[[], Mapping[str, Any]],
+        has_applied: Callable[[int], bool],
     ) -> None:
         self._record, self._ledger, self._files, self._candidate = record, ledger, files, candidate
         self._aliases, self._publish, self._refresh, self._stamp = aliases, publish, refresh, stamp
+        self._has_applied = has_applied
         self._has_checked_registry = False
 
     async def settle(self, config: ProjectConfig, state: RolloutState | None) -> bool:
@@ -68,10 +71,15 @@ class Settler:
         Raises:
             LedgerConflictError: Somebody else committed routes meanwhile; read the ledger again.
         """
-        if state is not None and state.version in self._record.versions:
-            await self._settle_routes(config, state)
-            await self._settle_candidate(config, state)
+        known = state if state is not None and state.version in self._record.versions else None
+        if known is not None:
+            await self._settle_routes(config, known)
+        await self._settle_arms(config, known)
         return await self._settle_aliases(state)
+
+    async def withdraw(self) -> None:
+        """Stop what runs for a model that is served no more."""
+        await self._candidate.keep_only({}, None)
 
     async def _settle_routes(self, config: ProjectConfig, state: RolloutState) -> None:
         routes, registered = self._record.routes, self._record.versions[state.version]
@@ -89,6 +97,7 @@ class Settler:
             (registered["bundle"], registered["bundle_hash"]),
             salt=rollout_salt(state.rollout_id),
             isolated=config.rollout.isolation == "isolated",
+            placement="isolated" if config.serving.placement == "deployment" else "in_replica",
             slow_ms=slow_ms,
             slices=slices,
         )
@@ -97,11 +106,24 @@ class Settler:
             self._refresh()
             await self._publish()
 
-    async def _settle_candidate(self, config: ProjectConfig, state: RolloutState) -> None:
-        if state.stage == "preparing" or state.stage in ON_TRIAL:
-            self._candidate.ensure(state.version, self._record.versions[state.version]["bundle"], config)
-        elif state.is_over or state.stage == "rolling_back":
-            await self._candidate.stop(state.version)
+    async def _settle_arms(self, config: ProjectConfig, state: RolloutState | None) -> None:
+        """Run the versions that the routes or the trial put outside the gateway, and no other.
+
+        What is not wanted any more is stopped when every replica of the gateway has the routes that say so.
+        """
+        routes = self._record.routes
+        if routes is None:
+            return
+        wanted: dict[str, WantedArm] = {version: (bundle, 1.0) for version, bundle in isolated_arms(routes).items()}
+        if routes.champion.version in wanted:
+            self._candidate.retry(routes.champion.version)
+        if state is not None and (state.stage == "preparing" or state.stage in ON_TRIAL):
+            wanted[state.version] = self._record.versions[state.version]["bundle"], config.rollout.steps[0]
+        if self._has_applied(routes.version):
+            await self._candidate.keep_only(wanted, config)
+        else:
+            for version, each in wanted.items():
+                self._candidate.ensure(version, each, config)
 
     async def _settle_aliases(self, state: RolloutState | None) -> bool:
         routes = self._record.routes

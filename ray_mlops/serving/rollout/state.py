@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from ray_mlops.ledger import LedgerEvent
-from ray_mlops.serving.protocol import Arm, ModelRoutes
+from ray_mlops.serving.protocol import Arm, ModelRoutes, Placement
 from ray_mlops.serving.slicing import SliceColumn
 
 Stage = Literal[
@@ -189,6 +189,7 @@ def desired_routes(
     isolated: bool,
     slow_ms: float | None,
     slices: tuple[SliceColumn, ...] = (),
+    placement: Placement = "in_replica",
 ) -> ModelRoutes:
     """Return the routes that a state wants; the same value when they are in force already.
 
@@ -200,13 +201,14 @@ def desired_routes(
         isolated: Whether the candidate runs in an application of its own.
         slow_ms: The champion's latency threshold, frozen when the candidate is first named.
         slices: Slices of traffic, frozen with it.
+        placement: Where the version runs as champion.
     """
     if state.stage in ("pending", "validating") or (state.stage == "preparing" and isolated):
         return routes
     without = replace(routes, candidate=None, slow_ms=None, slices=(), champion=replace(routes.champion, weight=1.0))
     holds = routes.champion.version == state.version
     if state.stage in HELD:
-        champion, previous = Arm(state.version, *bundle), without.champion
+        champion, previous = Arm(state.version, *bundle, placement), without.champion
         return without if holds else replace(without, champion=champion, previous=previous)
     if state.stage in OVER or state.stage == "rolling_back":
         if state.was_promoted and holds and routes.previous is not None:
@@ -216,6 +218,12 @@ def desired_routes(
         routes = replace(routes, salt=salt, rollout_id=state.rollout_id, slow_ms=slow_ms, slices=slices)
     candidate = Arm(state.version, *bundle, "isolated" if isolated else "in_replica", state.weight)
     return replace(routes, candidate=candidate, champion=replace(routes.champion, weight=1.0 - state.weight))
+
+
+def isolated_arms(routes: ModelRoutes) -> dict[str, str]:
+    """Bundles, by version, of the versions that the routes name and that run outside the gateway."""
+    arms = (routes.champion, routes.previous, routes.candidate)
+    return {arm.version: arm.bundle for arm in arms if arm is not None and arm.placement == "isolated"}
 
 
 def desired_aliases(routes: ModelRoutes, state: RolloutState | None) -> dict[str, str | None]:

@@ -5,6 +5,7 @@ enters a decision only when every live replica has answered all that arrived in 
 later on one arm than on the other would otherwise pass for evidence.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from math import inf
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ray_mlops.errors import StoreError
-from ray_mlops.serving.protocol import ArmName, Tally
+from ray_mlops.serving.protocol import ArmName, Outcome, Tally
 from ray_mlops.serving.rollout.evidence import ArmCounts, RouteCounts, UnitCounts
 from ray_mlops.serving.rollout.units import (
     FAILED,
@@ -50,6 +51,7 @@ class TallyBook:
         self._slices: dict[tuple[_Total, int], UnitCounts] = {}
         """By slice as well."""
         self._slice_keys = KnownKeys(MAX_SLICE_KEYS)
+        self._failures: dict[tuple[int, ArmName, Outcome], int] = {}
         self._newest: dict[ArmName, list[tuple[int, int, ArmCounts]]] = {"champion": [], "candidate": []}
 
     def add(self, replica: str, tallies: Iterable[Tally]) -> None:
@@ -79,6 +81,9 @@ class TallyBook:
             self._closed[total] = self._closed.get(total, ArmCounts()) + _counts(tally)
             self._units[total] = self._units.get(total, UnitCounts()) + self._new_units(tally)
             self._add_slices(total, tally)
+            for outcome, count in tally.failures:
+                kind = (tally.route_version, tally.arm, outcome)
+                self._failures[kind] = self._failures.get(kind, 0) + count
             self._newest[tally.arm].append((tally.epoch, tally.route_version, _counts(tally)))
         self.closed_through = epoch
         for arm, entries in self._newest.items():
@@ -122,6 +127,17 @@ class TallyBook:
         counts = [counts for _, _, counts in _trimmed(sorted(entries, key=_age), self._keep_requests)]
         return sum(counts, ArmCounts())
 
+    def failures(self, arm: ArmName, after_route_version: int = 0) -> dict[Outcome, int]:
+        """Count an arm's failures by kind, open epochs included, the most frequent first."""
+        found: Counter[Outcome] = Counter()
+        for (version, name, outcome), count in self._failures.items():
+            if name == arm and version > after_route_version:
+                found[outcome] += count
+        for tally in self._open.values():
+            if tally.arm == arm and tally.route_version > after_route_version:
+                found.update(dict(tally.failures))
+        return dict(found.most_common())
+
     def to_json(self) -> dict[str, Any]:
         """Closed totals, for a checkpoint; replicas send again what is open."""
         return {
@@ -135,6 +151,7 @@ class TallyBook:
             "known_keys": self._keys.to_json(),
             "slices": [[*total, number, *astuple(counts)] for (total, number), counts in sorted(self._slices.items())],
             "slice_keys": self._slice_keys.to_json(),
+            "failures": [[*key, count] for key, count in sorted(self._failures.items())],
         }
 
     @classmethod
@@ -162,6 +179,7 @@ class TallyBook:
         if version >= 3:
             book._slices = {((v, w, arm), number): UnitCounts(*row) for v, w, arm, number, *row in content["slices"]}
             book._slice_keys = KnownKeys.from_json(content["slice_keys"], MAX_SLICE_KEYS)
+        book._failures = {(v, arm, kind): count for v, arm, kind, count in content.get("failures", [])}
         return book
 
     def _is_closed(self, epoch: int) -> bool:

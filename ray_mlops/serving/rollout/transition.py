@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ray_mlops.config import RolloutConfig
+from ray_mlops.serving.rollout.capacity import admit
 from ray_mlops.serving.rollout.evidence import ArmCounts, Observation
 from ray_mlops.serving.rollout.guards import PROMOTION_GUARDS, GuardVerdict, judge
 from ray_mlops.serving.rollout.state import ON_TRIAL, RolloutState, parse_state
@@ -26,6 +27,8 @@ class RolloutDecision:
     """What else it rests on, as plain JSON."""
     is_urgent: bool = False
     """It follows a person's command or a hard limit, and does not wait for an epoch to close."""
+    wanted_weight: float | None = None
+    """Share of traffic that the candidate shall be made ready for, before it gets it."""
 
     @property
     def moves(self) -> bool:
@@ -58,12 +61,13 @@ def step(state: RolloutState, observation: Observation, config: RolloutConfig, n
     verdicts: tuple[GuardVerdict, ...] = ()
     if state.stage in ON_TRIAL or state.stage == "baking":
         verdicts = judge(observation, config.guards, config.shadow, loss_is_proven=state.loss_is_proven)
-    to, reason = _next(state, observation, config, verdicts, now)
+    admitted = admit(state, *_next(state, observation, config, verdicts, now), observation.room, config)
     return RolloutDecision(
         state=state.name,
-        to=to,
-        reason=reason,
-        weight=_weight(state, to, config),
+        to=admitted.to,
+        reason=admitted.reason,
+        weight=_weight(state, admitted.to, config),
+        wanted_weight=admitted.wanted_weight,
         verdicts=verdicts,
         evidence=_evidence(state, observation, verdicts),
         is_urgent=state.command is not None or observation.candidate == "failed" or _broken_limit(verdicts) is not None,
@@ -125,9 +129,11 @@ def _baking(
     state: RolloutState, observation: Observation, config: RolloutConfig, verdicts: tuple[GuardVerdict, ...]
 ) -> tuple[str, str]:
     """The comparison is over; what is left is the absolute limit, and the old champion kept warm."""
+    if observation.room.carries_champion and observation.candidate == "failed":
+        return "rolling_back", f"the new champion crashed: {observation.candidate_detail}"
     broken = _broken_limit(verdicts)
     if broken is not None:
-        return "rolling_back", f"hard limit of {broken.name}: {broken.detail}"
+        return "rolling_back", f"hard limit of {broken.name}: {broken.detail}{_kinds(broken, observation)}"
     answered = _baked(state, observation)
     if answered >= config.bake_requests:
         return "promoted", f"answered {answered} requests as champion"
@@ -171,7 +177,7 @@ def _stopped(
     ):
         found = next((v for v in failed if v.question == question), None)
         if found is not None:
-            return to, f"{words} {found.name}: {found.detail}"
+            return to, f"{words} {found.name}: {found.detail}{_kinds(found, observation)}"
     start, end = state.requested_event_us, observation.event_now_us
     if config.max_rollout is not None and start is not None and end is not None:
         passed_s = (end - start) / 1e6
@@ -234,6 +240,13 @@ def _broken_limit(verdicts: tuple[GuardVerdict, ...]) -> GuardVerdict | None:
     return next((v for v in verdicts if v.question == "limit" and v.verdict == "fail" and not v.dry_run), None)
 
 
+def _kinds(verdict: GuardVerdict, observation: Observation) -> str:
+    """How the version on trial failed, in words."""
+    if verdict.name != "errors" or not observation.failures:
+        return ""
+    return f" ({', '.join(f'{count} {kind}' for kind, count in observation.failures.items())})"
+
+
 def _promotion(verdicts: tuple[GuardVerdict, ...], name: str) -> GuardVerdict:
     return next(v for v in verdicts if v.question == "noninferiority" and v.name == name)
 
@@ -268,4 +281,6 @@ def _evidence(state: RolloutState, observation: Observation, verdicts: tuple[Gua
         "pairs": len(observation.losses.paired),
         "split_labels": len(observation.losses.losses),
         "loss_is_proven": is_proven,
+        "failures": dict(observation.failures),
+        "candidate_health": {"state": observation.candidate, "detail": observation.candidate_detail},
     }

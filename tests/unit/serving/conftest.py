@@ -81,6 +81,10 @@ class ScriptedArms:
 
     behaviours: dict[str, Callable[[Sequence[Mapping[str, Any]]], Any]] = field(default_factory=dict)
     calls: int = 0
+    gone: set[str] = field(default_factory=set)
+
+    def is_gone(self, model: str, version: str) -> bool:
+        return version in self.gone
 
     async def predict(self, model: str, version: str, rows: Sequence[Mapping[str, Any]]) -> Answer:
         self.calls += 1
@@ -200,11 +204,16 @@ class Rig:
         self.gateway = Gateway(self.parts)
         self.gateway.table = table
 
+    async def _ask(self, model: str, version: str, rows: Any) -> Answer:
+        return await self.arms.predict(model, version, rows)
+
     async def _schema(self, model: str, version: str) -> pa.Schema:
         return self.extra_schema
 
     def loader(self) -> TableLoader:
-        return TableLoader(lambda uri, trusted: self.bundles[uri], lambda routes: self.settings, self._schema, b"salt")
+        return TableLoader(
+            lambda uri, trusted: self.bundles[uri], lambda routes: self.settings, self._schema, b"salt", self._ask
+        )
 
     async def apply(self, *routes: ModelRoutes, version: int = 1) -> LoadedTable:
         """Load a table and swap it in."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -13,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ray_mlops.data.features import FeaturePipeline
 from ray_mlops.errors import (
+    BundleError,
     FeatureError,
     GateRefusedError,
     ModelNotFoundError,
@@ -21,7 +24,9 @@ from ray_mlops.errors import (
     OverloadError,
     RolloutError,
 )
-from ray_mlops.serving import answering, parts
+from ray_mlops.runtime.files import Files
+from ray_mlops.serving import parts
+from ray_mlops.serving.breaker import BREAK_AFTER
 from ray_mlops.serving.following import RouteFollower, TallyReporter
 from ray_mlops.serving.protocol import Arm, RouteTable
 from ray_mlops.serving.slicing import SliceColumn
@@ -201,7 +206,7 @@ def test_champion_answers_for_a_failing_candidate(rig: Any, kit: Any, behaviour:
 async def test_clients_mistake_is_not_the_candidates(rig: Any, kit: Any) -> None:
     rig.arms.behaviours["2"] = lambda rows: FeatureError("wrong type")
     await rig.apply(kit.split(0.9999999))
-    for _ in range(2 * answering.BREAK_AFTER):
+    for _ in range(2 * BREAK_AFTER):
         response = await post(rig, "/predict", {"instances": [{"distance": "far", "carrier": "UA"}]})
         assert response.status_code == 400
     assert rig.telemetry.changed() == []
@@ -213,26 +218,83 @@ async def test_clients_mistake_is_not_the_candidates(rig: Any, kit: Any) -> None
 async def test_candidate_that_keeps_failing_is_left_alone(rig: Any, kit: Any) -> None:
     rig.arms.behaviours["2"] = lambda rows: ConnectionError("gone")
     await rig.apply(kit.split(0.9999999))
-    for _ in range(answering.BREAK_AFTER + 20):
+    for _ in range(BREAK_AFTER + 20):
         assert (await post(rig, "/predict", {"instances": [ROW]})).status_code == 200
-    assert rig.arms.calls <= answering.BREAK_AFTER + 1, "one probe a second"
-    assert tally(rig, "candidate").errors == answering.BREAK_AFTER + 20, "and every request is booked against it"
+    assert rig.arms.calls <= BREAK_AFTER + 1, "one probe a second"
+    assert tally(rig, "candidate").errors == BREAK_AFTER + 20, "and every request is booked against it"
+
+
+@run
+async def test_open_breaker_hides_nothing_and_starves_nobody(rig: Any, kit: Any) -> None:
+    """What is kept from the candidate is booked against it by its own name, and a candidate that is back is found."""
+    rig.arms.behaviours["2"] = lambda rows: ConnectionError("gone")
+    await rig.apply(kit.split(0.9999999))
+    for _ in range(40):
+        assert (await post(rig, "/predict", {"instances": [ROW]})).json()["arm"] == "champion"
+    outcomes = {labels[3]: count for labels, count in rig.telemetry.requests.items()}
+    assert outcomes["crashed"] >= BREAK_AFTER
+    assert sum(outcomes.values()) == outcomes["crashed"] + outcomes["unavailable"] == 40
+    counted = tally(rig, "candidate")
+    assert (counted.requests, counted.errors, dict(counted.failures)) == (40, 40, outcomes)
+    rig.arms.behaviours["2"] = lambda rows: kit.prediction([0.5])
+    answers: list[str] = []
+    async with asyncio.timeout(30.0):
+        while "candidate" not in answers:
+            answers.append((await post(rig, "/predict", {"instances": [ROW]})).json()["arm"])
+
+
+@run
+async def test_requests_that_the_champion_fails_too_do_not_open_the_breaker(rig: Any, kit: Any) -> None:
+    """Else a client whose rows break every model would get good requests booked against the candidate."""
+    rig.arms.behaviours["2"] = lambda rows: RuntimeError("boom")
+    await rig.apply(kit.split(0.9999999))
+    rig.bundles["one"].model.fault = _raise
+    for _ in range(BREAK_AFTER + 3):
+        assert (await post(rig, "/predict", {"instances": [ROW]})).status_code == 500
+    assert rig.arms.calls == BREAK_AFTER + 3
+    rig.bundles["one"].model.fault = None
+    rig.arms.behaviours["2"] = lambda rows: kit.prediction([0.5])
+    assert (await post(rig, "/predict", {"instances": [ROW]})).json()["arm"] == "candidate"
+
+
+def _raise() -> float:
+    raise RuntimeError("these rows break every model")
+
+
+@run
+async def test_model_says_how_long_and_how_many_of_its_requests_wait(rig: Any, kit: Any) -> None:
+    rig.settings = replace(rig.settings, candidate_timeout_s=0.05, max_on_trial=1)
+    rig.arms.behaviours["2"] = lambda rows: asyncio.sleep(60)
+    await rig.apply(kit.split(0.9999999))
+    answers = await asyncio.gather(*(post(rig, "/predict", {"instances": [ROW]}) for _ in range(3)))
+    assert [answer.json()["arm"] for answer in answers] == ["champion"] * 3
+    assert {labels[3]: count for labels, count in rig.telemetry.requests.items()} == {"timeout": 1, "overloaded": 2}
+
+
+@run
+async def test_request_that_waited_for_a_dead_process_is_no_hang(rig: Any, kit: Any) -> None:
+    rig.settings = replace(rig.settings, candidate_timeout_s=0.05)
+    rig.arms.behaviours["2"] = lambda rows: asyncio.sleep(60)
+    rig.arms.gone = {"2"}
+    await rig.apply(kit.split(0.9999999))
+    assert (await post(rig, "/predict", {"instances": [ROW]})).json()["arm"] == "champion"
+    assert rig.telemetry.requests == {("flights", "candidate", "2", "crashed"): 1}
 
 
 @run
 async def test_only_failures_in_a_row_count_against_a_candidate(rig: Any, kit: Any) -> None:
     rig.arms.behaviours["2"] = lambda rows: ConnectionError("gone") if rig.arms.calls % 3 else kit.prediction([0.5])
     await rig.apply(kit.split(0.9999999))
-    for _ in range(4 * answering.BREAK_AFTER):
+    for _ in range(4 * BREAK_AFTER):
         await post(rig, "/predict", {"instances": [ROW]})
-    assert rig.arms.calls == 4 * answering.BREAK_AFTER, "it is asked each time"
+    assert rig.arms.calls == 4 * BREAK_AFTER, "it is asked each time"
 
 
 @run
 async def test_new_routes_give_the_candidate_another_chance(rig: Any, kit: Any) -> None:
     rig.arms.behaviours["2"] = lambda rows: ConnectionError("gone")
     await rig.apply(kit.split(0.9999999))
-    for _ in range(answering.BREAK_AFTER + 2):
+    for _ in range(BREAK_AFTER + 2):
         await post(rig, "/predict", {"instances": [ROW]})
     rig.arms.behaviours["2"] = lambda rows: kit.prediction([0.5])
     await rig.apply(replace(kit.split(0.9999999), version=5), version=2)
@@ -260,7 +322,6 @@ async def test_candidate_that_is_not_loaded_here_is_not_counted(rig: Any, kit: A
 
 
 def _failing_loader(rig: Any) -> Callable[[], Any]:
-    from ray_mlops.errors import BundleError
     from ray_mlops.serving.loaded import TableLoader
 
     def load(uri: str, trusted: tuple[str, ...]) -> Any:
@@ -304,6 +365,87 @@ async def test_pinned_request_needs_an_operator_and_is_not_counted(rig: Any, kit
     unknown = await post(rig, "/predict", {"instances": [ROW]}, x_model_version="9", **OPERATOR)
     assert unknown.status_code == 404
     assert unknown.json()["error"]["remedy"] == "loaded: 1, 2"
+
+
+# -- a champion outside the gateway --------------------------------------------------------------------
+
+
+def outside(rig: Any, kit: Any, tmp_path: Path, **more: Any) -> Any:
+    """Routes whose champion has an application of its own; its bundle is in the store."""
+    bundle = rig.bundles["one"]
+    files = Files(str(tmp_path / "bundle"))
+    manifest = {**bundle.manifest.to_json(), "features": bundle.features.to_json()}
+    files.write("bundle.json", json.dumps(manifest).encode())
+    rig.bundles.clear()
+    return replace(kit.ROUTES, champion=Arm("1", files.root, "hash-1", "isolated"), **more)
+
+
+@run
+async def test_champion_outside_answers_and_none_of_its_weights_are_loaded(rig: Any, kit: Any, tmp_path: Path) -> None:
+    rig.arms.behaviours["1"] = lambda rows: kit.prediction([0.75] * len(rows))
+    table = await rig.apply(outside(rig, kit, tmp_path))
+    assert table.problems == ()
+    response = await post(rig, "/predict", {"instances": [ROW, ROW]})
+    assert (response.status_code, response.json()["arm"]) == (200, "champion")
+    assert [one["probability"] for one in response.json()["predictions"]] == [0.75, 0.75]
+    assert (await rig.logged())["outcome"].to_pylist() == ["ok", "ok"]
+    described = (await get(rig, "/v2/models/flights")).json()
+    assert [column["name"] for column in described["inputs"]] == ["distance", "carrier"]
+    assert (await get(rig, "/openapi.json")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "outcome"),
+    [
+        (lambda rows: ConnectionError("gone"), 503, "crashed"),
+        (lambda rows: asyncio.sleep(60), 503, "timeout"),
+        (lambda rows: RuntimeError("boom"), 500, "error"),
+        ("nan", 500, "invalid"),
+    ],
+)
+def test_nobody_answers_for_a_champion_outside(
+    rig: Any, kit: Any, tmp_path: Path, behaviour: Any, status: int, outcome: str
+) -> None:
+    wrong = kit.prediction([float("nan")])
+
+    async def scenario() -> None:
+        rig.change(serving=rig.serving.model_copy(update={"request_timeout_s": 0.05}))
+        rig.arms.behaviours["1"] = (lambda rows: wrong) if behaviour == "nan" else behaviour
+        await rig.apply(outside(rig, kit, tmp_path, previous=Arm("0", "gone", "hash-0", "isolated")))
+        response = await post(rig, "/predict", {"instances": [ROW]})
+        assert response.status_code == status
+        assert ("retry-after" in response.headers) == (status == 503)
+        assert rig.telemetry.requests == {("flights", "champion", "1", outcome): 1}
+
+    asyncio.run(scenario())
+
+
+@run
+async def test_replica_that_dies_with_a_request_in_it_is_asked_again_once(rig: Any, kit: Any, tmp_path: Path) -> None:
+    rig.arms.behaviours["1"] = lambda rows: kit.prediction([0.5]) if rig.arms.calls == 2 else ConnectionError("gone")
+    await rig.apply(outside(rig, kit, tmp_path))
+    assert (await post(rig, "/predict", {"instances": [ROW]})).status_code == 200
+    assert rig.arms.calls == 2
+    assert (await post(rig, "/predict", {"instances": [ROW]})).status_code == 503
+    assert rig.arms.calls == 4
+
+
+@run
+async def test_champion_whose_features_need_its_own_code_describes_itself(
+    rig: Any, kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = outside(rig, kit, tmp_path)
+
+    def lacks_code(*arguments: Any) -> Any:
+        raise BundleError("module 'own' is not trusted")
+
+    monkeypatch.setattr(FeaturePipeline, "from_json", lacks_code)
+    schema = pa.schema([("distance", pa.float64()), ("carrier", pa.string())])
+    rig.extra_schema = schema.with_metadata({"required": json.dumps(["distance"])})
+    rig.arms.behaviours["1"] = lambda rows: kit.prediction([0.5])
+    table = await rig.apply(routes)
+    assert table.models["flights"].columns.required == {"distance"}
+    assert (await post(rig, "/predict", {"instances": [ROW]})).status_code == 200
 
 
 # -- tables -------------------------------------------------------------------------------------------
@@ -467,7 +609,7 @@ async def test_slow_candidate_takes_half_of_the_places_at_most(rig: Any, kit: An
     assert [task.result().json()["arm"] for task in done] == ["champion"]
     release.set()
     await asyncio.gather(*tasks)
-    assert rig.telemetry.requests["flights", "candidate", "2", "timeout"] == 1
+    assert rig.telemetry.requests["flights", "candidate", "2", "overloaded"] == 1
 
 
 @run

@@ -108,3 +108,29 @@ def test_watermarks_tell_whether_routes_are_applied() -> None:
     marks.report("a", 1, 5.0, 10.0, route_version=3)
     assert marks.has_applied(3, 10.0)
     assert not marks.has_applied(4, 10.0)
+
+
+def failed(epoch: int, version: int = 4, arm: ArmName = "candidate", **kinds: int) -> Tally:
+    items = tuple(kinds.items())
+    return Tally("m", version, epoch, arm, 0.25, 10, sum(kinds.values()), failures=items)  # type: ignore[arg-type]
+
+
+def test_tally_book_tells_failures_by_kind_of_the_arm_and_the_routes_that_are_asked_for() -> None:
+    book = TallyBook()
+    book.add("a", [failed(1, timeout=1), failed(2, version=5, timeout=2, crashed=1)])
+    book.add("b", [failed(1, invalid=1), failed(1, arm="champion", error=7)])
+    book.add("a", [failed(1, timeout=3)])  # a later report about the same epoch
+    book.close(1)
+    assert book.failures("candidate") == {"timeout": 5, "invalid": 1, "crashed": 1}
+    assert book.failures("candidate", after_route_version=4) == {"timeout": 2, "crashed": 1}
+    assert book.failures("champion") == {"error": 7}
+
+
+def test_tally_book_keeps_failures_over_a_restart_and_reads_checkpoints_without_them() -> None:
+    book = TallyBook()
+    book.add("a", [failed(1, timeout=3)])
+    book.close(1)
+    content = json.loads(json.dumps(book.to_json()))
+    assert TallyBook.from_json(content).failures("candidate") == {"timeout": 3}
+    del content["failures"]
+    assert TallyBook.from_json(content).failures("candidate") == {}

@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_mlops.config import ProjectConfig, build_config, config_hash
+from ray_mlops.config import ProjectConfig, build_config, config_hash, with_overrides
 from ray_mlops.data.reference import ColumnReference, ReferenceProfile
 from ray_mlops.errors import (
     GateRefusedError,
     ModelNotFoundError,
     MonitoringError,
     RegistryError,
+    ResourceError,
     RolloutError,
 )
 from ray_mlops.ledger import Ledger
@@ -27,7 +28,7 @@ from ray_mlops.serving.protocol import Arm, ModelRoutes, Tally
 from ray_mlops.serving.rollout.reconciler import Reconciler
 from ray_mlops.serving.rollout.shadow import SLOW_FACTOR, SLOW_MARGIN_MS, BundleFacts
 from ray_mlops.serving.rollout.transition import step
-from ray_mlops.serving.routes import commit_routes, read_table
+from ray_mlops.serving.routes import commit_routes, read_table, withdraw_routes
 from ray_mlops.serving.slicing import slice_labels
 from ray_mlops.statistics.bins import CategoricalBins, ColumnCounts, NumericBins
 
@@ -41,18 +42,32 @@ class FakeArms:
 
     running: set[str] = field(default_factory=set)
     started: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
     scored: int = 0
     shift: float = 0.0
+    full_above: float = 1.0
+    """There is no room for a larger share of traffic."""
+    scaled: list[float] = field(default_factory=list)
 
-    async def start(self, model: str, version: str, bundle: str, config: ProjectConfig) -> None:
+    async def start(self, model: str, version: str, bundle: str, config: ProjectConfig, weight: float) -> None:
         if version not in self.running:
             self.started.append(version)
         self.running.add(version)
 
     async def check(self, model: str, version: str, bundle: str, config: ProjectConfig) -> str:
+        self.checked.append(version)
         return self.broken.get(version, "")
+
+    async def scale(self, model: str, version: str, weight: float, config: ProjectConfig) -> str:
+        if self.full_above < weight:
+            raise ResourceError("asked for 3 replicas, 1 runs; free: 0.1 of 4 CPU")
+        self.scaled.append(weight)
+        return "1 replica"
+
+    async def versions(self, model: str) -> frozenset[str]:
+        return frozenset(self.running)
 
     async def ready(self, model: str, version: str) -> Any:
         return ("failed", "exit code 9") if version in self.dead else ("ready", "")
@@ -766,3 +781,166 @@ def test_candidate_that_loses_more_on_one_slice_only_is_rolled_back_in_the_shado
     reason = world.ledger.read("m/rollout", kind="rollout.moved")[-2].payload["reason"]
     assert "shadow->rolling_back" in world.moves()
     assert reason.startswith("evidence of regression in slices: loss on x above 0.6")
+
+
+# -- versions outside the gateway ---------------------------------------------------------------------
+
+
+def outside(root: Path, **rollout: Any) -> World:
+    """A world whose champion runs in an application of its own."""
+    world = World(root, rollout)
+    config = with_overrides(world.config, {"serving.placement": "deployment"})
+    digest = config_hash(config)
+    deployed = {"config": config.model_dump(mode="json"), "hash": digest}
+    world.ledger.append("m/config", "config.deployed", f"m/config/{digest}", deployed)
+    champion = Arm("1", "b1", "h1", "isolated")
+    commit_routes(world.ledger, ModelRoutes("m", 0, champion, config_hash=digest), 1)
+    return world
+
+
+def test_replicas_are_there_before_each_share_of_traffic(world: World) -> None:
+    async def scene() -> None:
+        world.register("2")
+        await days(world, "promoted")
+
+    play(scene)
+    assert world.arms.scaled == [0.05, 0.25, 0.5]
+    assert world.moves() == USUAL_WAY
+
+
+def test_rollout_pauses_where_there_is_no_room_and_goes_on_when_there_is(world: World) -> None:
+    async def scene() -> None:
+        world.register("2")
+        world.arms.full_above = 0.05
+        assert await days(world, "paused") == "paused"
+        moved = world.ledger.read("m/rollout", kind="rollout.moved")[-1].payload
+        assert moved["from"] == "canary[0]"
+        assert moved["reason"] == ("no room for 25% of the traffic: asked for 3 replicas, 1 runs; free: 0.1 of 4 CPU")
+        candidate = world.routes.candidate
+        assert candidate is not None
+        assert candidate.weight == 0.05
+        world.arms.full_above = 1.0
+        await world.reconciler.command("resume", "me")
+        assert await days(world, "promoted") == "promoted"
+
+    play(scene)
+    assert world.ledger.verify().ok
+
+
+def test_dead_candidate_is_told_with_its_cause(world: World) -> None:
+    async def scene() -> dict[str, Any]:
+        world.register("2")
+        await days(world, "canary[0]")
+        world.arms.dead.add("2")
+        await world.settle()
+        return await world.reconciler.view()
+
+    view = play(scene)
+    assert view["state"] == "rolled_back"
+    assert [move["reason"] for move in view["history"]][-2] == "the candidate crashed: exit code 9"
+
+
+def test_failures_are_shown_by_kind(world: World) -> None:
+    async def scene() -> dict[str, Any]:
+        world.register("2")
+        await days(world, "canary[0]")
+        routes = world.routes
+        failures: Any = (("timeout", 2), ("invalid", 1))
+        tally = Tally("m", routes.version, 500, "candidate", 0.05, 100, 3, failures=failures)
+        world.tallies[tally.key()] = tally
+        await world.day(1000)
+        return await world.reconciler.view()
+
+    assert play(scene)["evidence"]["failures"] == {"timeout": 2, "invalid": 1}
+
+
+def test_champion_outside_is_promoted_in_the_replicas_it_was_tried_in(tmp_path: Path) -> None:
+    world = outside(tmp_path)
+
+    async def scene() -> None:
+        await world.settle()
+        assert world.arms.running == {"1"}
+        world.register("2")
+        assert await days(world, "promoted") == "promoted"
+        await world.settle()
+
+    play(scene)
+    assert world.routes.champion == Arm("2", "b2", "h2", "isolated")
+    assert world.routes.previous is not None
+    assert world.arms.running == {"1", "2"}, "the previous one stays warm"
+    assert world.arms.started == ["1", "2"]
+    assert world.arms.scaled[-1] == 1.0, "it had the replicas for all of the traffic first"
+
+
+def test_rollback_behind_a_handle_starts_nothing_and_stops_what_it_took_back(tmp_path: Path) -> None:
+    world = outside(tmp_path)
+
+    async def scene() -> None:
+        world.register("2")
+        await days(world, "promoted")
+        await world.reconciler.command("rollback", "me")
+        await world.settle()
+        world.register("3")
+        await days(world, "promoted")
+        await world.settle()
+
+    play(scene)
+    assert world.routes.champion.version == "3"
+    assert world.arms.started == ["1", "2", "3"]
+    assert world.arms.running == {"1", "3"}
+
+
+def test_arm_that_was_champion_is_stopped_only_when_every_replica_knows(tmp_path: Path) -> None:
+    world = outside(tmp_path)
+
+    async def scene() -> None:
+        world.register("2")
+        await days(world, "promoted")
+        old = world.routes.version
+        await world.reconciler.command("rollback", "me")
+        for _ in range(3):  # the replica still has the routes in which 2 answers
+            world.now += 0.1
+            world.sequence += 1
+            world.reconciler.report("replica", world.sequence, [], world.now, old)
+            await world.reconciler.tick()
+            await asyncio.sleep(0)
+        assert world.routes.champion.version == "1"
+        assert world.arms.running == {"1", "2"}
+        await world.settle()
+        assert world.arms.running == {"1"}
+
+    play(scene)
+
+
+def test_champion_outside_is_started_again_after_a_cold_start_and_strangers_are_stopped(tmp_path: Path) -> None:
+    world = outside(tmp_path)
+    world.arms.running = {"0"}
+
+    async def scene() -> None:
+        world.arms.broken["1"] = "differs"
+        await world.settle()
+        assert world.arms.running == {"1"}
+        world.arms.broken.clear()
+        await world.settle()
+        tries = len(world.arms.checked)
+        assert tries > 1, "a champion is not given up"
+        await world.settle()
+        assert len(world.arms.checked) == tries, "one that is well is left alone"
+
+    play(scene)
+    assert world.arms.running == {"1"}
+
+
+def test_withdrawn_model_leaves_no_application(tmp_path: Path) -> None:
+    world = outside(tmp_path)
+
+    async def scene() -> None:
+        await world.settle()
+        assert world.arms.running == {"1"}
+        withdraw_routes(world.ledger, "m", world.routes.version)
+        for _ in range(3):
+            await world.reconciler.tick()
+            await asyncio.sleep(0)
+
+    play(scene)
+    assert world.arms.running == set()
