@@ -352,7 +352,7 @@ async def test_bad_requests_leave_nothing_behind(rig: Any) -> None:
             "series": len(telemetry.requests),
             "tallies": len(telemetry.changed()),
             "in flight": telemetry.num_in_flight,
-            "log": log._held_rows + len(log._buffer) + sum(len(ids) for ids in log._recent.values()),
+            "log": log._held_rows + len(log._buffer) + sum(len(ids) for ids in log._recent._recent.values()),
             "windows": len(log._windows),
             "trials": len(answering._trials),
             "held": rig.gateway._bodies.held_bytes + len(rig.gateway._bodies._began),
