@@ -124,6 +124,25 @@ def test_fewer_rows_a_window_is_no_drift():
     assert max(most) < log(1000)
 
 
+def test_days_that_resemble_the_day_before_are_no_drift():
+    hits = 0
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        weather = rng.normal(size=REFERENCE + 60)
+        for day in range(1, len(weather)):
+            weather[day] = 0.7 * weather[day - 1] + 0.71 * weather[day]
+        days = [mean + rng.normal(size=60) for mean in weather]
+        bins = NumericBins.from_sample(np.concatenate(days[:REFERENCE]))
+        counted = [ColumnCounts.of(bins, day) for day in days]
+        channel = LocationChannel(bins, counted[:REFERENCE])
+        most = 0.0
+        for counts in counted[REFERENCE:]:
+            channel.update(counts, 0.5)
+            most = max(most, channel.log_e)
+        hits += most >= log(20)
+    assert hits <= 4  # binomial(24, .05) exceeds 4 with probability 0.6 %; days taken for independent: 17
+
+
 def test_magnitudes_without_drift_are_called_noise():
     stream = Stream(0)
     monitor = stream.monitor()
