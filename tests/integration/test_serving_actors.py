@@ -33,7 +33,12 @@ ROLLOUT = {
     "steps": [0.2, 0.5],
     "min_requests": 10,
     "bake_requests": 10,
-    "guards": {"error_limit": 0.1, "latency_slo_ms": 60_000, "dry_run": ["loss", "latency", "score_shift"]},
+    "guards": {
+        "error_limit": 0.1,
+        "latency_slo_ms": 60_000,
+        "dry_run": ["loss", "latency", "score_shift"],
+        "slices": ["carrier", "distance"],
+    },
 }
 
 
@@ -180,6 +185,10 @@ def test_rollout_promotes_once_though_its_actor_dies(store: StoreConfig) -> None
         *("pending->validating", "validating->preparing", "preparing->canary[0]", "canary[0]->canary[1]"),
         *("canary[1]->promoting", "promoting->baking", "baking->promoted"),
     ]
+    promoting = next(m for m in ledger.read(f"{MODEL}/rollout") if m.payload.get("to") == "promoting")
+    guards = {guard["name"]: guard for guard in promoting.payload["evidence"]["guards"]}
+    assert {found["slice"] for found in guards["slices"]["slices"]} == {"carrier=UA", "distance 150 to 250"}
+    assert guards["slices"]["verdict"] == "pass"
     assert (view["state"], view["routes"]["champion"]["version"]) == ("promoted", "2")
     assert registry.aliases(MODEL) == {"champion": "2", "previous": "1"}
     assert ledger.verify().ok
