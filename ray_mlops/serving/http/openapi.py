@@ -23,10 +23,15 @@ from ray_mlops.serving.loaded import LoadedModel, LoadedTable
 
 _TYPES: tuple[tuple[pa.DataType, dict[str, Any]], ...] = (
     (pa.float64(), {"type": ["number", "null"]}),
-    (pa.bool_(), {"type": ["boolean", "integer", "null"], "description": "true, false, 1 or 0"}),
+    (pa.bool_(), {"enum": [True, False, 1, 0, None]}),
     (pa.string(), {"type": ["string", "number", "boolean", "null"]}),
-    (pa.timestamp("us", tz="UTC"), {"type": ["string", "null"], "format": "date-time"}),
+    (pa.timestamp("us", tz="UTC"), {"anyOf": [{"type": "string", "format": "date-time"}, {"enum": ["", None]}]}),
 )
+_EVENT_TIME: Schema = {
+    "type": ["string", "null"],
+    "format": "date-time",
+    "description": "Event time; UTC if it has no zone.",
+}
 
 
 def openapi(table: LoadedTable, limits: Limits) -> dict[str, Any]:
@@ -70,8 +75,7 @@ def instance_schema(loaded: LoadedModel) -> dict[str, Any]:
     """JSON Schema of one instance, as the request path checks it."""
     properties = {item.name: column_schema(item.type) for item in loaded.format.schema}
     if loaded.columns.event_time is not None:
-        time = {"type": ["string", "null"], "format": "date-time", "description": "Event time; UTC if it has no zone."}
-        properties.setdefault(loaded.columns.event_time, time)
+        properties[loaded.columns.event_time] = _EVENT_TIME
     return {
         "type": "object",
         "properties": properties,
@@ -137,7 +141,7 @@ def _model_paths(prefix: str, name: str, loaded: LoadedModel, limits: Limits) ->
         "skip_shadow": {"type": ["boolean", "null"]},
         "by": text,
     }
-    explain = operation("Why a prediction was made.", {"type": "object"}, errors=(401, 403, 404))
+    explain = operation("Why a prediction was made.", {"type": "object"}, errors=(401, 403, 404, 503))
     explain["parameters"] = [{"name": "prediction_id", "in": "path", "required": True, "schema": ID_SCHEMA}]
     paths: dict[str, Any] = {
         "/predict": {"post": operation("Predict.", predicted, predict, PREDICT_ERRORS)},
@@ -147,7 +151,9 @@ def _model_paths(prefix: str, name: str, loaded: LoadedModel, limits: Limits) ->
             )
         },
         "/monitoring": {"get": operation("What the monitor sees.", {"type": "object"})},
-        "/rollout": {"get": operation("The rollout's state and evidence.", {"type": "object"})},
+        "/rollout": {
+            "get": operation("The rollout's state and evidence.", {"type": "object"}, errors=(401, 403, 404, 503))
+        },
         "/explain/{prediction_id}": {"get": explain},
         "/rollout/start": {"post": _command("Put a version on trial.", record(start, required=("version",)))},
     }

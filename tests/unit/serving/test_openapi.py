@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import jsonschema
@@ -64,6 +65,29 @@ def test_document_and_gateway_agree_on_instances(rig: Any, instance: Any) -> Non
     response = asyncio.run(ask())
     assert is_valid == (response.status_code == 200), response.text
     jsonschema.validate(response.json(), answer_schema(document, "/predict", str(response.status_code)))
+
+
+@pytest.mark.parametrize("column", ["at", "flag"])
+@pytest.mark.parametrize("is_event_time", [False, True])
+@pytest.mark.parametrize("value", ["2024-01-01T00:00:00Z", "", "noon", None, True, False, 0, 1, 2, 1.5])
+def test_document_and_gateway_agree_on_times_and_flags(
+    rig: Any, kit: Any, column: str, is_event_time: bool, value: Any
+) -> None:
+    rows = {"distance": [1.0, 2.0], "at": ["2024-01-01", "2024-01-02"], "flag": [True, False]}
+    times = [datetime.fromisoformat(time) for time in rows["at"]]
+    rig.bundles["one"] = kit.build_bundle(rows={**rows, "at": times})
+    document = fetch(rig, event_time="at" if is_event_time else None)
+    instance = {"distance": 1.0, "at": "2024-01-01T00:00:00Z", "flag": True, column: value}
+    checker = jsonschema.FormatChecker()
+    checker.checks("date-time")(lambda text: not isinstance(text, str) or text.startswith("2024"))
+    schema = request_schema(document, "/predict")
+    is_valid = jsonschema.Draft202012Validator(schema, format_checker=checker).is_valid({"instances": [instance]})
+
+    async def ask() -> int:
+        async with rig.client() as client:
+            return (await client.post("/predict", json={"instances": [instance]})).status_code
+
+    assert is_valid == (asyncio.run(ask()) == 200)
 
 
 @pytest.mark.parametrize(
