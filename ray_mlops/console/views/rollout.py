@@ -20,7 +20,7 @@ from ray_mlops.serving.rollout.state import OVER, RolloutState, fold_rollout, pa
 MAX_EVENTS = 500
 _LEAD_IN = ("pending", "validating", "preparing")
 _ENDING = ("promoting", "baking", "promoted")
-_UNDONE = ("rolling_back", "rolled_back", "invalid")
+_UNDONE = ("rolling_back", "rolled_back", "aborted", "invalid")
 
 
 async def show_rollout(data: ConsoleData, visit: Visit) -> Screen:
@@ -75,7 +75,7 @@ def _current(state: RolloutState | None, own: Sequence[LedgerEvent], document: D
     said = told if is_live else {}
     return {
         "state": name,
-        "tone": "good" if stage == "promoted" else "bad" if stage in _UNDONE else "",
+        "tone": "good" if stage == "promoted" else "bad" if stage in _UNDONE and stage != "aborted" else "",
         "is_over": stage in OVER,
         "weight": told.get("weight") if is_told else state.weight if state else None,
         "reason": (told.get("reason") if is_told else "") or moved.get("reason") or "",

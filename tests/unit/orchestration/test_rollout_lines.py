@@ -1,6 +1,6 @@
 """What people read about a model's rollout."""
 
-from ray_mlops.orchestration.status import rollout_lines
+from ray_mlops.orchestration.rollout_lines import rollout_lines
 
 
 def test_rollout_lines_show_the_worst_slices_below_their_guard() -> None:
