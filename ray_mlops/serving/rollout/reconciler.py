@@ -21,6 +21,7 @@ from ray_mlops.serving.rollout.record import ModelRecord
 from ray_mlops.serving.rollout.settle import AliasStore, Settler
 from ray_mlops.serving.rollout.shadows import Shadows, end_shadow
 from ray_mlops.serving.rollout.state import ON_TRIAL, PASSING, Command, RolloutState
+from ray_mlops.serving.rollout.trail import make_point
 from ray_mlops.serving.rollout.transition import RolloutDecision, step
 from ray_mlops.serving.rollout.trial import Trial
 
@@ -227,11 +228,15 @@ class Reconciler:
             look = await self._progress.look(trial.book, trial.evaluated, config.rollout.evaluate)
         if look.is_full and state.stage in ON_TRIAL and not await self._gather_losses(trial, look):
             return False
-        decision = step(state, await self._observe(trial, state, config, is_settled), config.rollout, self._clock())
+        observation = await self._observe(trial, state, config, is_settled)
+        decision = step(state, observation, config.rollout, self._clock())
         if not (look.is_full or decision.is_urgent):
             self._decision = self._decision or decision
             return False
         self._decision = decision
+        if decision.verdicts:
+            point = make_point(decision, observation, config.rollout.guards, state.weight, self._clock())
+            trial.trail.add(decision, point)
         if decision.moves:
             self._candidate.forget_problem(state.version)
             self._record_move(state, decision, look.through)

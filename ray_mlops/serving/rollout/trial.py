@@ -24,6 +24,7 @@ from ray_mlops.serving.rollout.shadow_view import ShadowView
 from ray_mlops.serving.rollout.slice_losses import losses_by_slice
 from ray_mlops.serving.rollout.state import RolloutState
 from ray_mlops.serving.rollout.tally_book import TallyBook
+from ray_mlops.serving.rollout.trail import Trail, trail_path
 from ray_mlops.serving.slicing import slice_labels
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class Trial:
         self._after_us = after_us
         self._files = files
         self._path = f"rollouts/{state.model}.json"
+        self._trail_path = trail_path(state.model, state.rollout_id)
+        self.trail = Trail(state.rollout_id, config.rollout.evaluate == "window")
         self._facts: BundleFacts | None = None
         self._own_facts: BundleFacts | None = None
         self._view = ShadowView(config.rollout)
@@ -121,6 +124,7 @@ class Trial:
     async def save(self) -> None:
         """Write the checkpoint."""
         content = {"rollout_id": self.rollout_id, "evaluated": self.evaluated, "book": self.book.to_json()}
+        await asyncio.to_thread(self._files.write, self._trail_path, json.dumps(self.trail.to_json()).encode())
         await asyncio.to_thread(self._files.write, self._path, json.dumps(content).encode())
 
     @property
@@ -153,6 +157,8 @@ class Trial:
         return ""
 
     def _restore(self) -> None:
+        if self._files.exists(self._trail_path):
+            self.trail = Trail.from_json(json.loads(self._files.read(self._trail_path)))
         if not self._files.exists(self._path):
             return
         content: dict[str, Any] = json.loads(self._files.read(self._path))
