@@ -53,15 +53,16 @@ def make_point(
 ) -> TrailPoint:
     """Take down a decision with its evidence; while a new champion bakes, the comparison is over, but not the limit."""
     counts, evidence = ("candidate", "champion"), decision.evidence
-    verdicts = [v for v in decision.verdicts if v.question == "limit" or decision.state != "baking"]
+    is_over = decision.state == "baking"
+    verdicts = [v for v in decision.verdicts if v.question == "limit" or not is_over]
     return TrailPoint(
         time=now,
         event_us=observation.event_now_us,
         state=decision.state,
         weight=weight,
         **{name: int(evidence.get(name, {}).get("requests", 0)) for name in counts},
-        pairs=int(evidence.get("pairs", 0)),
-        labels=int(evidence.get("split_labels", 0)),
+        pairs=0 if is_over else int(evidence.get("pairs", 0)),
+        labels=0 if is_over else int(evidence.get("split_labels", 0)),
         guards={guard_key(v): (v.verdict, _measured(v, observation, guards)) for v in verdicts},
     )
 
