@@ -72,6 +72,11 @@ def guard_key(verdict: GuardVerdict) -> str:
     return f"{verdict.question}:{verdict.name}"
 
 
+def _is_share(verdict: GuardVerdict) -> bool:
+    """Whether a guard compares a share with a limit, and no evidence with a threshold."""
+    return verdict.question == "limit" or verdict.name == "latency_slo"
+
+
 def _measured(verdict: GuardVerdict, observation: Observation, guards: GuardsConfig) -> float | None:
     """What a guard compares with its threshold: the log evidence, or for a limit the share that it limits."""
     if verdict.log_e is not None:
@@ -126,7 +131,7 @@ class Trail:
         """Take up the point of a decision."""
         for verdict in decision.verdicts:
             said = {"name": verdict.name, "question": verdict.question, "threshold": verdict.threshold}
-            self.guards[guard_key(verdict)] = {**said, "dry_run": verdict.dry_run, "is_share": verdict.log_e is None}
+            self.guards[guard_key(verdict)] = {**said, "dry_run": verdict.dry_run, "is_share": _is_share(verdict)}
         last = self._kept[-1] if self._kept else None
         is_new = last is None or last.point.state != point.state
         if last is not None and not (last.is_pinned or self._is_due(last.number)):
