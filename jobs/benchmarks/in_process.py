@@ -84,9 +84,11 @@ class LocalMonitor:
     def __init__(self, encoder: TargetEncoder, window_us: int) -> None:
         self._join = LabelJoin(encoder.encode_value, window_us, _HORIZON_US)
         self.closed: int | None = None
+        self.rows = 0
 
     def accept_rows(self, model: str, version: str, rows: pa.Table) -> None:
         self._join.add_predictions(key_columns(rows))
+        self.rows += rows.num_rows
 
     async def accept(self, model: str, labels: Sequence[LabelRecord]) -> Mapping[str, int]:
         return self._join.add_labels(labels)
@@ -205,7 +207,8 @@ class LocalService:
     async def close_window(self, window: int) -> str:
         """Write the log, report, let a window be over, and let the rollout deal with it; returns the state."""
         await self._log.flush()
-        await asyncio.to_thread(self._log._handovers.submit(lambda: None).result)
+        while self.monitor.rows < self._log.accounting["written"]:  # they are handed over by another thread
+            await asyncio.sleep(0.001)
         self.monitor.closed = window
         for _ in range(_TICKS):
             self.now += 5.0
