@@ -10,7 +10,7 @@ import pytest
 from ray_mlops.config import GuardsConfig, RolloutConfig
 from ray_mlops.config.serving import GuardName
 from ray_mlops.errors import RolloutError
-from ray_mlops.serving.rollout.evidence import ArmCounts, LossEvidence, Observation, RouteCounts
+from ray_mlops.serving.rollout.evidence import ArmCounts, LossEvidence, Observation, RouteCounts, SliceEvidence
 from ray_mlops.serving.rollout.guards import judge
 from ray_mlops.serving.rollout.state import RolloutState
 from ray_mlops.serving.rollout.transition import step
@@ -188,6 +188,7 @@ WORSE = LossEvidence(
 
 
 MANY = ArmCounts(3000)
+BROKEN = ArmCounts(3000, 900)
 
 
 def split(candidate: ArmCounts, champion: ArmCounts = MANY, **more: Any) -> Observation:
@@ -202,6 +203,10 @@ AGAINST: dict[str, tuple[Observation, str]] = {
     "loss": (split(ArmCounts(3000), losses=WORSE), "rolling_back"),
     "score_shift": (split(ArmCounts(3000), losses=WORSE), "rolling_back"),
     "sample_ratio": (split(ArmCounts(3000), ArmCounts(500)), "invalid"),
+    "slices": (
+        split(ArmCounts(3000), slices=(SliceEvidence("carrier=AA", (RouteCounts(2, 0.5, BROKEN, MANY),)),)),
+        "rolling_back",
+    ),
     "latency_slo": (split(ArmCounts(3000, slo_violations=2900)), "canary[2]"),
 }
 """What speaks against a candidate by one guard, and where that leads when the guard acts, at the last step."""
@@ -210,7 +215,7 @@ AGAINST: dict[str, tuple[Observation, str]] = {
 def decide(name: GuardName, is_dry: bool) -> tuple[str, list[Any]]:
     """Decide with only one guard acting, or with none."""
     others = [other for other in GUARD_NAMES if other != name]
-    guards = GuardsConfig(dry_run=[*others, name] if is_dry else others)
+    guards = GuardsConfig(dry_run=[*others, name] if is_dry else others, slices=["carrier"])
     observation, _ = AGAINST[name]
     state = RolloutState("m", "m-v2", "2", "canary", step=2, weight=0.5)
     decision = step(state, observation, RolloutConfig(guards=guards), 0.0)
@@ -239,7 +244,7 @@ def test_dry_guard_is_computed_and_shown_but_never_acts(name: Any) -> None:
 
 
 def test_every_guard_that_can_be_dry_is_tested() -> None:
-    assert set(AGAINST) == set(GUARD_NAMES) - {"slices"}
+    assert set(AGAINST) == set(GUARD_NAMES)
 
 
 def test_dry_guards_are_shown_in_the_view_and_in_the_ledger(tmp_path: Path) -> None:
