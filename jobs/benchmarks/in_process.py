@@ -47,7 +47,7 @@ class LocalArms:
         self._bundles = bundles
         self._running: dict[str, Predictor] = {}
 
-    async def start(self, model: str, version: str, bundle: str, config: ProjectConfig) -> None:
+    async def start(self, model: str, version: str, bundle: str, config: ProjectConfig, weight: float) -> None:
         predictor = Predictor(self._bundles[bundle])
         predictor.warm_up()
         self._running[version] = predictor
@@ -55,6 +55,12 @@ class LocalArms:
     async def check(self, model: str, version: str, bundle: str, config: ProjectConfig) -> str:
         self._running[version].self_check(config.gate.parity.atol)
         return ""
+
+    async def scale(self, model: str, version: str, weight: float, config: ProjectConfig) -> str:
+        return "it is in this process"
+
+    async def versions(self, model: str) -> frozenset[str]:
+        return frozenset(self._running)
 
     async def ready(self, model: str, version: str) -> tuple[ArmHealth, str]:
         return ("ready", "") if version in self._running else ("absent", "")

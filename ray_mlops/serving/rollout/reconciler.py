@@ -234,7 +234,7 @@ class Reconciler:
             self._decision = self._decision or decision
             return False
         self._decision = decision
-        if decision.verdicts:
+        if decision.verdicts and (decision.moves or decision.wanted_weight is None):
             point = make_point(decision, observation, config.rollout.guards, state.weight, self._clock())
             trial.trail.add(decision, point)
         if decision.moves:

@@ -10,7 +10,14 @@ import pytest
 from ray_mlops.config import GuardsConfig, RolloutConfig
 from ray_mlops.config.serving import GuardName
 from ray_mlops.errors import RolloutError
-from ray_mlops.serving.rollout.evidence import ArmCounts, LossEvidence, Observation, RouteCounts, SliceEvidence
+from ray_mlops.serving.rollout.evidence import (
+    ArmCounts,
+    LossEvidence,
+    Observation,
+    RouteCounts,
+    SliceEvidence,
+    UnitCounts,
+)
 from ray_mlops.serving.rollout.guards import judge
 from ray_mlops.serving.rollout.state import RolloutState
 from ray_mlops.serving.rollout.transition import step
@@ -188,7 +195,7 @@ WORSE = LossEvidence(
 
 
 MANY = ArmCounts(3000)
-BROKEN = ArmCounts(3000, 900)
+BROKEN = (UnitCounts(3000, 900, 0, 900), UnitCounts(3000))
 
 
 def split(candidate: ArmCounts, champion: ArmCounts = MANY, **more: Any) -> Observation:
@@ -204,7 +211,7 @@ AGAINST: dict[str, tuple[Observation, str]] = {
     "score_shift": (split(ArmCounts(3000), losses=WORSE), "rolling_back"),
     "sample_ratio": (split(ArmCounts(3000), ArmCounts(500)), "invalid"),
     "slices": (
-        split(ArmCounts(3000), slices=(SliceEvidence("carrier=AA", (RouteCounts(2, 0.5, BROKEN, MANY),)),)),
+        split(ArmCounts(3000), slices=(SliceEvidence("carrier=AA", (RouteCounts(2, 0.5, units=BROKEN),)),)),
         "rolling_back",
     ),
     "latency_slo": (split(ArmCounts(3000, slo_violations=2900)), "canary[2]"),
