@@ -62,6 +62,9 @@ class LocalArms:
     async def versions(self, model: str) -> frozenset[str]:
         return frozenset(self._running)
 
+    def is_gone(self, model: str, version: str) -> bool:
+        return version not in self._running
+
     async def ready(self, model: str, version: str) -> tuple[ArmHealth, str]:
         return ("ready", "") if version in self._running else ("absent", "")
 
