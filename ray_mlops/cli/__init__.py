@@ -39,7 +39,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "batch-predict": ("predict", "Predict Parquet, CSV or JSON lines into Parquet; resumable."),
     "status": ("service", "What runs: cluster, models, versions, rollout, monitor."),
     "versions": ("service", "List the registered versions of the model."),
-    "rollout": ("service", "Show or operate a rollout."),
+    "rollout": ("rollout", "Show, plan or operate a rollout; run versions as shadows."),
     "monitor": ("service", "Show the monitor, acknowledge a contract alarm, or print alert rules and a dashboard."),
     "notify": ("notify", "Show whom a model tells of what happens to it, or try it out."),
     "explain": ("service", "Everything that stands behind a prediction."),

@@ -5,10 +5,10 @@ from typing import Literal
 import click
 
 from ray_mlops.cli import print_json
+from ray_mlops.cli.client import open_client
 from ray_mlops.cli.given_rows import read_rows
 from ray_mlops.cli.options import config_option, json_option
 from ray_mlops.cli.progress import PhasePrinter
-from ray_mlops.cli.service import open_client
 from ray_mlops.cli.session import session
 from ray_mlops.config import ProjectConfig
 

@@ -1,4 +1,4 @@
-"""``serve``, ``undeploy``, ``status``, ``rollout``, ``monitor``, ``explain``, ``replay``, ``labels``."""
+"""``serve``, ``undeploy``, ``status``, ``monitor``, ``explain``, ``replay``, ``labels``."""
 
 import getpass
 import time
@@ -9,21 +9,13 @@ from typing import Any, cast
 import click
 
 from ray_mlops.cli import EXIT_FAILED, print_json
+from ray_mlops.cli.client import open_client
 from ray_mlops.cli.options import config_option, find_config, json_option, unread_config_option
 from ray_mlops.cli.progress import PhasePrinter
 from ray_mlops.cli.session import session
 from ray_mlops.config import MonitoringConfig, ProjectConfig, SourceConfig
 from ray_mlops.config.section import parse_duration
 from ray_mlops.errors import ConfigError
-from ray_mlops.serving.client import Client
-
-
-def open_client(config: ProjectConfig) -> Client:
-    """A client of the running service, with the operator's token where this machine has it."""
-    from ray_mlops.orchestration.addresses import service_address  # after parsing
-
-    url, token = service_address(config)
-    return Client(url, config.name, token)
 
 
 @click.command()
@@ -82,70 +74,6 @@ def versions(config: ProjectConfig, as_json: bool) -> None:
         print_json(found)
     else:
         click.echo("\n".join(version_lines(found)))
-
-
-@click.group()
-def rollout() -> None:
-    """Show or operate a rollout."""
-
-
-@rollout.command("show")
-@config_option
-@json_option
-def rollout_show(config: ProjectConfig, as_json: bool) -> None:
-    """State, weights, guards and evidence of the running (or last) rollout."""
-    from ray_mlops.orchestration.status import rollout_lines  # after parsing
-
-    with open_client(config) as client:
-        found = client.rollout()
-    if as_json:
-        print_json(found)
-    else:
-        click.echo("\n".join(rollout_lines(found)))
-
-
-@rollout.command("start")
-@config_option
-@click.argument("version")
-@click.option("--override-gate", metavar="REASON", help="Start although the gate refused; kept in the ledger.")
-@click.option("--skip-shadow", is_flag=True, help="Go straight to the first canary step.")
-def rollout_start(config: ProjectConfig, version: str, override_gate: str | None, skip_shadow: bool) -> None:
-    """Start the rollout of VERSION."""
-    with open_client(config) as client:
-        print_json(client.command("start", version=version, override_gate=override_gate, skip_shadow=skip_shadow))
-
-
-def _command(verb: str, text: str) -> None:
-    @rollout.command(verb, help=text)
-    @config_option
-    @click.option("--reason", default="", help="Kept in the ledger.")
-    def operate(config: ProjectConfig, reason: str) -> None:
-        with open_client(config) as client:
-            print_json(client.command(verb, reason=reason))
-
-
-_command("pause", "Hold the rollout where it is.")
-_command("resume", "Go on with a paused rollout.")
-_command("promote", "Make the candidate champion now.")
-_command("rollback", "Take all traffic back to the champion, or to the one before.")
-
-
-@rollout.command("plan")
-@config_option
-@click.option("--requests-per-day", type=click.FloatRange(min=0), required=True, help="Traffic of the model.")
-@click.option("--labels-per-day", type=click.FloatRange(min=0), required=True, help="Labels that come back.")
-@click.option(
-    "--error-rate", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of failed requests."
-)
-def rollout_plan(config: ProjectConfig, requests_per_day: float, labels_per_day: float, error_rate: float) -> None:
-    """Say beforehand how many requests, labels and days each step needs."""
-    from ray_mlops.orchestration.status import plan_lines  # after parsing
-    from ray_mlops.serving.rollout.plan import plan_rollout
-
-    steps = plan_rollout(
-        config.rollout, requests_per_day=requests_per_day, labels_per_day=labels_per_day, error_rate=error_rate
-    )
-    click.echo("\n".join(plan_lines(steps)))
 
 
 @click.group(invoke_without_command=True)

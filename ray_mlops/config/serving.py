@@ -217,6 +217,8 @@ class RolloutConfig(Section):
     evaluate: Literal["continuous", "window"] = "continuous"
     """`continuous` looks at each closed second of arrival time; `window` once for each closed monitoring
     window of event time, which makes a replay repeatable."""
+    max_shadows: int = Field(3, ge=0, le=50)
+    """Versions besides the candidate that may score logged rows at once; each is a process of its own."""
     guards: GuardsConfig = GuardsConfig()
     prepare_timeout_s: PositiveFloat = 180.0
     max_rollout: Duration | None = None

@@ -15,6 +15,7 @@ from ray_mlops.console.views import VIEWS
 from ray_mlops.errors import ModelNotFoundError, RayMLOpsError, RequestError
 from ray_mlops.ledger import Ledger
 from ray_mlops.orchestration.explain import explainer
+from ray_mlops.runtime.files import Files
 from ray_mlops.serving.http.asgi import (
     TEXT_TYPE,
     AsgiApp,
@@ -93,7 +94,8 @@ class ConsoleApp:
 def console(store: StoreConfig) -> AsgiApp:
     """Factory named in ``serving.protocol.Hooks``."""
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="console")
-    return ConsoleApp(StoreData(Ledger.open(store), explainer(store), threads), threads)
+    data = StoreData(Ledger.open(store), explainer(store), threads, Files(store.root_uri))
+    return ConsoleApp(data, threads)
 
 
 def _parse_query(text: bytes) -> dict[str, str]:

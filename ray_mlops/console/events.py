@@ -19,6 +19,8 @@ _SENTENCES = {
     "rollout.requested": "rollout of version {version} requested by {by}",
     "rollout.moved": "{from} \u2192 {to}: {reason}",
     "rollout.commanded": "{command} by {by}: {reason}",
+    "shadow.started": "version {version} is a shadow, asked for by {by}",
+    "shadow.stopped": "version {version} is no shadow any more, by {by}: {reason}",
     "retrain.requested": "retraining requested by {by}: {reason}",
     "retrain.decided": "retrain ({action}): {reason}",
     "retrain.withheld": "not retrained: {reason}",
@@ -60,6 +62,8 @@ def tone_of(event: LedgerEvent) -> str:
             return "bad"
         case "rollout.moved":
             return "bad" if payload.get("to") in _BAD_STATES else "good" if payload.get("to") == "promoted" else ""
+        case "shadow.stopped":
+            return "bad" if payload.get("failed") else ""
         case "retrain.finished":
             return "good" if payload.get("outcome") == "registered" else "bad"
         case "version.registered":

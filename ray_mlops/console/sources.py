@@ -5,6 +5,8 @@ wait has an end, and an actor that does not answer is a value that pages can sho
 """
 
 import asyncio
+import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from ray_mlops.errors import OverloadError, RayMLOpsError
+from ray_mlops.errors import OverloadError, RayMLOpsError, StoreError
 from ray_mlops.ledger import (
     Ledger,
     LedgerEvent,
@@ -24,8 +26,12 @@ from ray_mlops.ledger import (
     registered_versions,
 )
 from ray_mlops.monitoring.actor import MonitorClient, monitor_actor
+from ray_mlops.runtime.files import Files
 from ray_mlops.serving.deployment import RolloutsClient
 from ray_mlops.serving.protocol import Explainer
+from ray_mlops.serving.rollout.trail import Trail, trail_path
+
+logger = logging.getLogger(__name__)
 
 ACTOR_TIMEOUT_S = 1.0
 READ_TIMEOUT_S = 10.0
@@ -84,6 +90,9 @@ class ConsoleData(Protocol):
     async def rollout(self, model: str) -> Document:
         """The document of ``GET /rollout``."""
 
+    async def evidence(self, model: str, rollout_id: str) -> Mapping[str, Any] | None:
+        """The evidence of a rollout over time (see ``serving.rollout.trail``); None where none was recorded."""
+
     async def monitoring(self, model: str) -> Document:
         """The document of ``GET /monitoring``."""
 
@@ -98,10 +107,11 @@ class StoreData:
         ledger: The store's ledger.
         explainer: Answers ``explain``.
         threads: Where reads are done.
+        files: The store; None: it has no recorded evidence.
     """
 
-    def __init__(self, ledger: Ledger, explainer: Explainer, threads: Executor) -> None:
-        self._ledger, self._explainer, self._threads = ledger, explainer, threads
+    def __init__(self, ledger: Ledger, explainer: Explainer, threads: Executor, files: Files | None = None) -> None:
+        self._ledger, self._explainer, self._threads, self._files = ledger, explainer, threads, files
         self._rollouts = RolloutsClient()
 
     async def models(self) -> tuple[str, ...]:
@@ -130,6 +140,15 @@ class StoreData:
 
     async def rollout(self, model: str) -> Document:
         return await _ask(lambda: self._rollouts.view(model))
+
+    async def evidence(self, model: str, rollout_id: str) -> Mapping[str, Any] | None:
+        if self._files is None:
+            return None
+        try:
+            return await self._read(_read_evidence, self._files, trail_path(model, rollout_id))
+        except StoreError as error:
+            logger.warning("cannot read evidence rollout=%s error=%s", rollout_id, error)
+            return None
 
     async def monitoring(self, model: str) -> Document:
         async def view() -> Mapping[str, Any]:
@@ -163,6 +182,10 @@ async def _ask(call: Callable[[], Awaitable[Mapping[str, Any]]]) -> Document:
         return Away(str(error))
     except (RayError, ValueError) as error:
         return Away(f"{type(error).__name__}: {error}".partition("\n")[0])
+
+
+def _read_evidence(files: Files, path: str) -> Mapping[str, Any] | None:
+    return Trail.from_json(json.loads(files.read(path))).to_json() if files.exists(path) else None
 
 
 def _read_facts(ledger: Ledger, model: str) -> ModelFacts:

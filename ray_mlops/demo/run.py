@@ -23,6 +23,7 @@ from ray_mlops.orchestration.fit import OnPhase
 from ray_mlops.orchestration.pipeline import find_bundle, run_pipeline
 from ray_mlops.orchestration.service import ensure_service
 from ray_mlops.serving.client import Client
+from ray_mlops.serving.rollout.state import OVER
 
 
 @dataclass(slots=True)
@@ -80,7 +81,7 @@ class DemoRun:
         sabotage = self.demo.sabotage
         if sabotage is None or self._sabotaged is not None or day < sabotage.start:
             return False
-        if client.rollout()["state"] not in ("none", "promoted", "rolled_back", "invalid"):
+        if client.rollout()["state"] not in ("none", *OVER):
             return False
         self.clock.enter("sabotage")
         self.note(f"{day} an operator trains on flipped labels of {sabotage.column} {sabotage.value}")
@@ -132,7 +133,7 @@ class _Watcher:
         if state != self._last[2] and found["state"] != "none":
             self._note(f"{self._day} rollout: {state} ({found['reason']})")
         self._last = (self._last[0], self._last[1], state)
-        over = found["state"] in ("none", "promoted", "rolled_back", "invalid")
+        over = found["state"] in ("none", *OVER)
         self._clock.enter("replay" if over else "rollouts")
         return found
 

@@ -1,7 +1,6 @@
 """What runs and what is known, read from the ledger, the registry and, where it answers, the service."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from ray_mlops.config import ProjectConfig
@@ -103,31 +102,6 @@ def version_lines(versions: Sequence[Mapping[str, Any]]) -> list[str]:
         if entry["gate"] == "refused":
             lines.append(f"      {entry['reason']}")
     return lines
-
-
-def rollout_lines(found: Mapping[str, Any]) -> list[str]:
-    """A rollout for people: state, guards, history."""
-    name = found.get("rollout_id")
-    if name is None:
-        return ["no rollout yet; start one with 'ray-mlops rollout start VERSION'"]
-    lines = [
-        f"{name}: {found['state']}, candidate weight {found.get('weight', 0):.0%}",
-        f"  {found.get('reason') or ''}",
-    ]
-    for guard in found.get("guards", []):
-        mark = " (dry run)" if guard.get("dry_run") else ""
-        lines.append(f"  {guard['verdict']:12} {guard['name']:14} {guard['question']:15} {guard['detail']}{mark}")
-        lines.extend(_slice_line(item) for item in guard.get("slices", []))
-    for move in found.get("history", []):
-        moment = datetime.fromtimestamp(move["time"], UTC).isoformat(timespec="seconds")
-        lines.append(f"  {moment} {move['from']} -> {move['to']}: {move['reason']}")
-    return lines
-
-
-def _slice_line(found: Mapping[str, Any]) -> str:
-    """One slice that a guard shows."""
-    evidence = f"log e {found['log_e']:.1f} of {found['threshold']:.1f}"
-    return f"      {found['verdict']:12} {found['kind']} on {found['slice']}: {found['detail']} ({evidence})"
 
 
 def monitor_lines(found: Mapping[str, Any]) -> list[str]:

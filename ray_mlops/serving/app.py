@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from ray_mlops.errors import RayMLOpsError, RequestError
 from ray_mlops.serving.admission import Admission
@@ -176,6 +177,8 @@ class Gateway:
         model = request.loaded.find(request.target.model).routes.model
         verb, control = request.target.argument, self._parts.control
         body = await self._read_small(request)
+        if verb == "shadow":
+            return json_response(await in_time(self._shadow(model, body), "rollouts"))
         if verb != "start":
             given = parse_command(body, self._limits, {"reason": str, "by": str})
             call = control.command(model, verb, by=given.get("by", "operator"), reason=given.get("reason", ""))
@@ -198,6 +201,13 @@ class Gateway:
         body = await self._bodies.read(request.headers, request.receive)
         self._bodies.release(len(body))
         return await decode_body(request.headers, body, self._limits.body_bytes)
+
+    def _shadow(self, model: str, body: bytes) -> Awaitable[Mapping[str, Any]]:
+        given = parse_command(body, self._limits, {"version": str, "stop": bool, "reason": str, "by": str})
+        if "version" not in given:
+            raise RequestError("the version of the shadow is missing", "version", 'send {"version": "2"}')
+        by, reason = given.get("by", "operator"), given.get("reason", "")
+        return self._parts.control.shadow(model, given["version"], by=by, stop=given.get("stop", False), reason=reason)
 
     # -- the console ----------------------------------------------------------------------------------
 

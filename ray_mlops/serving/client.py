@@ -9,11 +9,14 @@ import orjson
 
 from ray_mlops.errors import (
     ForbiddenError,
+    GateRefusedError,
+    ModelNotFoundError,
     NotFoundError,
     OverloadError,
     PayloadTooLargeError,
     RayMLOpsError,
     RequestError,
+    RolloutError,
     UnauthorizedError,
 )
 
@@ -24,6 +27,11 @@ _ERRORS: dict[int, type[RayMLOpsError]] = {
     413: PayloadTooLargeError,
     503: OverloadError,
 }
+
+_OPERATORS: dict[str, type[RayMLOpsError]] = {
+    kind.__name__: kind for kind in (GateRefusedError, ModelNotFoundError, RolloutError)
+}
+"""Errors that a status does not tell apart from others."""
 
 
 class Client:
@@ -75,9 +83,28 @@ class Client:
         return self.call("GET", "/rollout")
 
     def command(self, verb: str, **arguments: Any) -> dict[str, Any]:
-        """Operate a rollout: ``start``, ``pause``, ``resume``, ``promote`` or ``rollback``."""
+        """Operate a rollout: ``start``, ``pause``, ``resume``, ``promote``, ``rollback``, ``abort`` or ``shadow``.
+
+        Args:
+            verb: What to do.
+            arguments: Members of the body, such as ``version``, ``reason`` and ``by``; None leaves one out.
+
+        Raises:
+            RolloutError: The rollout's state does not allow it.
+            GateRefusedError: The version has not passed the gate.
+            ModelNotFoundError: There is no such version.
+            UnauthorizedError: Operators need a token.
+        """
         given = {name: value for name, value in arguments.items() if value is not None}
         return self.call("POST", f"/rollout/{verb}", given)
+
+    def shadow(self, version: str, *, stop: bool = False, reason: str = "") -> dict[str, Any]:
+        """Let a version score logged rows beside the champion, or (``stop``) let it be; it never answers."""
+        return self.command("shadow", version=version, stop=stop, reason=reason)
+
+    def abort(self, reason: str = "") -> dict[str, Any]:
+        """End the rollout at once, and conclude nothing about the candidate."""
+        return self.command("abort", reason=reason)
 
     def monitoring(self) -> dict[str, Any]:
         """What the monitor sees."""
@@ -119,6 +146,7 @@ def _error(response: httpx.Response, place: str) -> RayMLOpsError:
     kind = _ERRORS.get(response.status_code, RequestError if response.status_code < 500 else OverloadError)
     try:
         detail = orjson.loads(response.content)["error"]
+        kind = _OPERATORS.get(detail.get("type"), kind)
         return kind(detail["message"], detail.get("where") or place, detail.get("remedy") or "")
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return kind(f"HTTP {response.status_code}: {response.text[:200]}", place)

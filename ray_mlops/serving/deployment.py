@@ -216,6 +216,9 @@ class RolloutsClient:
     async def command(self, model: str, command: str, *, by: str, reason: str) -> Mapping[str, Any]:
         return dict(await self._call("command", model, command, by=by, reason=reason))
 
+    async def shadow(self, model: str, version: str, *, by: str, stop: bool, reason: str) -> Mapping[str, Any]:
+        return dict(await self._call("shadow", model, version, by=by, stop=stop, reason=reason))
+
     async def view(self, model: str) -> Mapping[str, Any]:
         return dict(await self._call("view", model))
 

@@ -33,7 +33,10 @@ class RolloutControl(Protocol):
         """Start a rollout."""
 
     async def command(self, model: str, command: str, *, by: str, reason: str) -> Mapping[str, Any]:
-        """Pause, resume, promote or roll back."""
+        """Pause, resume, promote, roll back or abort."""
+
+    async def shadow(self, model: str, version: str, *, by: str, stop: bool, reason: str) -> Mapping[str, Any]:
+        """Start or stop a shadow."""
 
     async def view(self, model: str) -> Mapping[str, Any]:
         """The document of ``GET /rollout``."""

@@ -52,6 +52,8 @@ class ModelRoutes:
     champion: Arm
     candidate: Arm | None = None
     previous: Arm | None = None
+    shadows: tuple[Arm, ...] = ()
+    """Versions that score logged rows, in processes of their own, and never answer. Replicas do not load them."""
     salt: int = 0
     """Seed of the routing hash: new for each rollout, kept through its steps."""
     rollout_id: str = ""
@@ -69,8 +71,9 @@ class ModelRoutes:
     def from_json(cls, content: Mapping[str, Any]) -> "ModelRoutes":
         names = ("champion", "candidate", "previous")
         arms = {name: Arm(**content[name]) if content.get(name) else None for name in names}
+        shadows = tuple(Arm(**arm) for arm in content.get("shadows") or ())
         slices = tuple(SliceColumn.from_json(column) for column in content.get("slices", ()))
-        return cls(**{**content, **arms, "slices": slices})
+        return cls(**{**content, **arms, "slices": slices, "shadows": shadows})
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,7 @@ class ServeArmControl:
         content = await asyncio.to_thread(Files(bundle).read, "bundle.json")
         manifest = Manifest.from_json(json.loads(content), bundle)
         classes = tuple(str(name) for name in manifest.classes) if manifest.task == "multiclass" else ()
-        return BundleFacts(manifest.task, classes, manifest.loss_scale)
+        return BundleFacts(manifest.task, classes, manifest.loss_scale, manifest.threshold)
 
     async def stop(self, model: str, version: str) -> None:
         """Stop an arm; nothing happens when there is none."""

@@ -1,5 +1,7 @@
 """The detached actors on a real cluster: long polls, deaths, and a whole rollout behind a real gateway."""
 
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
+from ray import serve
 
 from ray_mlops.config import ProjectConfig, ServingConfig, StoreConfig, build_config, config_hash
 from ray_mlops.data.profile import fit_features_and_profile
@@ -19,10 +22,12 @@ from ray_mlops.data.target import TargetEncoder
 from ray_mlops.ledger import Ledger
 from ray_mlops.registry import MlflowRegistry
 from ray_mlops.runtime.files import Files
+from ray_mlops.serving.auth import load_tokens
 from ray_mlops.serving.launch import launch_gateway, shutdown_gateway
 from ray_mlops.serving.protocol import NAMESPACE, ROLLOUTS_ACTOR, ROUTES_ACTOR, Arm, Hooks, ModelRoutes, RouteTable
 from ray_mlops.serving.rollout.actor import start_rollouts
 from ray_mlops.serving.routes import commit_routes, read_table, start_routes
+from ray_mlops.serving.serve_apps import arm_app
 from ray_mlops.training.bundle import BundleRef, Manifest, ModelBundle
 from ray_mlops.training.factory import build_model
 from ray_mlops.training.models import ModelSpec
@@ -83,9 +88,9 @@ def save_bundle(files: Files, config: ProjectConfig, seed: int) -> BundleRef:
     return bundle.with_parity(table.slice(0, 64)).save(files)
 
 
-def register(ledger: Ledger, registry: MlflowRegistry, version: str, bundle: BundleRef) -> None:
+def register(ledger: Ledger, registry: MlflowRegistry, version: str, bundle: BundleRef, *, passed: bool = True) -> None:
     registry.create_version(MODEL, bundle.uri, run_id=None, tags={}, key=version)
-    payload = {"version": version, "bundle": bundle.uri, "bundle_hash": bundle.hash, "gate": {"passed": True}}
+    payload = {"version": version, "bundle": bundle.uri, "bundle_hash": bundle.hash, "gate": {"passed": passed}}
     ledger.append(f"{MODEL}/versions", "version.registered", f"{MODEL}/versions/{version}", payload)
 
 
@@ -192,3 +197,51 @@ def test_rollout_promotes_once_though_its_actor_dies(store: StoreConfig) -> None
     assert (view["state"], view["routes"]["champion"]["version"]) == ("promoted", "2")
     assert registry.aliases(MODEL) == {"champion": "2", "previous": "1"}
     assert ledger.verify().ok
+
+
+def test_shadow_outlives_the_actor_and_its_own_death_costs_nobody_else(store: StoreConfig) -> None:
+    config, files, ledger = make_config(store), Files(store.root_uri), Ledger.open(store)
+    registry, digest = MlflowRegistry(store.tracking_uri), config_hash(config)
+    bundles = [save_bundle(files, config, seed) for seed in (1, 2)]
+    deployed = {"config": config.model_dump(mode="json"), "hash": digest}
+    ledger.append(f"{MODEL}/config", "config.deployed", f"{MODEL}/config/{digest}", deployed)
+    register(ledger, registry, "1", bundles[0])
+    register(ledger, registry, "2", bundles[1], passed=False)
+    commit_routes(ledger, ModelRoutes(MODEL, 0, Arm("1", bundles[0].uri, bundles[0].hash), config_hash=digest), 0)
+    start_routes(store)
+    start_rollouts(store, Hooks())
+    address = launch_gateway(store, ServingConfig(port=0, cpus_per_replica=0.1), Hooks())
+    headers = {"authorization": f"Bearer {load_tokens(store.local_root)['operate']}"}
+
+    def command(verb: str, **content: Any) -> httpx.Response:
+        url = f"{address.url}/rollout/{verb}"
+        return httpx.post(url, json=content, headers=headers, timeout=20, trust_env=False)
+
+    def shadow() -> dict[str, Any]:
+        answer = httpx.get(f"{address.url}/rollout", timeout=20, trust_env=False)
+        found = answer.json().get("shadows") or [{}] if answer.is_success else [{}]
+        return dict(found[0])
+
+    def rows() -> int:
+        return int(shadow().get("disagreement", {}).get("rows", 0))
+
+    try:
+        with Load(address.url) as load:
+            assert command("shadow", version="2", by="ann").status_code == 200
+            wait_until(lambda: rows() > 0, "rows scored by the shadow")
+            kill_named(ROLLOUTS_ACTOR, for_good=False)
+            before = sum(load.versions.values())
+            wait_until(lambda: rows() > before, "rows scored after the actor's death")
+            handle = serve.get_deployment_handle("CandidateArm", arm_app(MODEL, "2"))
+            os.kill(int(handle.ping.remote().result(timeout_s=10).partition("-")[0]), signal.SIGKILL)
+            wait_until(lambda: shadow().get("state") == "failed", "the death of the shadow to be noticed")
+        assert command("abort").status_code == 409
+    finally:
+        shutdown_gateway()
+
+    assert load.failures == []
+    assert set(load.versions) == {"1"}
+    kinds = [event.kind for event in ledger.read(f"{MODEL}/shadows")]
+    assert kinds == ["shadow.started", "shadow.stopped"]
+    assert ledger.read(f"{MODEL}/rollout") == []
+    assert read_table(ledger).models[MODEL].shadows == ()

@@ -35,6 +35,8 @@ PURE = [
     "serving.slice_counter",
     "serving.slicing",
     "serving.rollout.evidence",
+    "serving.rollout.disagreement",
+    "serving.rollout.shadow_book",
     "serving.rollout.transition",
     "serving.rollout.state",
     "serving.rollout.record",

@@ -12,7 +12,7 @@ from ray_mlops.console.address import Visit
 from ray_mlops.console.events import describe_event, tone_of
 from ray_mlops.console.render import Screen, write_clock
 from ray_mlops.console.sources import Away, ConsoleData, Document, ModelFacts
-from ray_mlops.console.views.evidence import draw_evidence, group_guards
+from ray_mlops.console.views.evidence import draw_trail, group_guards, page_key, trail_of_moves
 from ray_mlops.console.views.overview import split_of
 from ray_mlops.ledger import LedgerEvent
 from ray_mlops.serving.rollout.state import OVER, RolloutState, fold_rollout, parse_state
@@ -20,7 +20,7 @@ from ray_mlops.serving.rollout.state import OVER, RolloutState, fold_rollout, pa
 MAX_EVENTS = 500
 _LEAD_IN = ("pending", "validating", "preparing")
 _ENDING = ("promoting", "baking", "promoted")
-_UNDONE = ("rolling_back", "rolled_back", "invalid")
+_UNDONE = ("rolling_back", "rolled_back", "aborted", "invalid")
 
 
 async def show_rollout(data: ConsoleData, visit: Visit) -> Screen:
@@ -29,17 +29,22 @@ async def show_rollout(data: ConsoleData, visit: Visit) -> Screen:
     facts, events, document = await asyncio.gather(
         data.facts(visit.model), data.events(stream=stream, limit=MAX_EVENTS), data.rollout(visit.model)
     )
-    build = partial(build_rollout, facts, events, document)
+    state = fold_rollout(reversed(events))
+    trail = None if state is None else await data.evidence(visit.model, state.rollout_id)
+    build = partial(build_rollout, facts, events, document, trail)
     return Screen("rollout", f"Rollout of {visit.model}", build)
 
 
-def build_rollout(facts: ModelFacts, newest: Sequence[LedgerEvent], document: Document) -> dict[str, Any]:
+def build_rollout(
+    facts: ModelFacts, newest: Sequence[LedgerEvent], document: Document, trail: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return what the page shows.
 
     Args:
         facts: What the ledger says of the model.
         newest: Events of the rollout's stream, newest first.
         document: What the ``rollouts`` actor says.
+        trail: The evidence over time; None where none was recorded.
     """
     events = list(reversed(newest))
     state = fold_rollout(events)
@@ -56,11 +61,25 @@ def build_rollout(facts: ModelFacts, newest: Sequence[LedgerEvent], document: Do
         "stages": [] if state is None else trace_stages(state, current["state"], moves, facts.config),
         "split": split_of(facts.routes),
         "guards": group_guards(current["guards"]),
-        "figures": draw_evidence(moves, current["guards"] if current["is_live"] else ()),
+        "figures": draw_trail(trail_of_moves(moves) if trail is None else trail, moves),
+        "key": page_key(),
+        "is_by_window": bool(trail and trail.get("by_window")),
+        "compared": _compared(document),
+        "shadows": _shadows(document),
         "arms": _arms(current["evidence"]),
         "history": [_line(event) for event in reversed(own)],
         "earlier": _earlier(events, state),
     }
+
+
+def _compared(document: Document) -> Mapping[str, Any] | None:
+    """How the candidate differs from the champion on the rows of its shadow, where there are any."""
+    compared = None if isinstance(document, Away) else document.get("compared")
+    return compared if compared and compared["disagreement"]["rows"] else None
+
+
+def _shadows(document: Document) -> list[Mapping[str, Any]]:
+    return [] if isinstance(document, Away) else list(document.get("shadows") or ())
 
 
 def _current(state: RolloutState | None, own: Sequence[LedgerEvent], document: Document) -> dict[str, Any]:
@@ -75,7 +94,7 @@ def _current(state: RolloutState | None, own: Sequence[LedgerEvent], document: D
     said = told if is_live else {}
     return {
         "state": name,
-        "tone": "good" if stage == "promoted" else "bad" if stage in _UNDONE else "",
+        "tone": "good" if stage == "promoted" else "bad" if stage in _UNDONE and stage != "aborted" else "",
         "is_over": stage in OVER,
         "weight": told.get("weight") if is_told else state.weight if state else None,
         "reason": (told.get("reason") if is_told else "") or moved.get("reason") or "",

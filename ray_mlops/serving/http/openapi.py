@@ -33,6 +33,14 @@ _EVENT_TIME: Schema = {
     "description": "Event time; UTC if it has no zone.",
 }
 
+_COMMANDS = {
+    "pause": "Hold the rollout where it is; its guards go on.",
+    "resume": "Go on with a paused rollout.",
+    "promote": "Make the candidate champion now.",
+    "rollback": "Return all traffic to the champion, and count that against the candidate.",
+    "abort": "End the rollout at once, whatever its state, and conclude nothing about the candidate.",
+}
+
 
 def openapi(table: LoadedTable, limits: Limits) -> dict[str, Any]:
     """Describe every endpoint of every model; the short paths as well, where one model is deployed."""
@@ -141,6 +149,7 @@ def _model_paths(prefix: str, name: str, loaded: LoadedModel, limits: Limits) ->
         "skip_shadow": {"type": ["boolean", "null"]},
         "by": text,
     }
+    shadow = {"version": {"type": "string"}, "stop": {"type": ["boolean", "null"]}, **reason}
     explain = operation("Why a prediction was made.", {"type": "object"}, errors=(401, 403, 404, 503))
     explain["parameters"] = [{"name": "prediction_id", "in": "path", "required": True, "schema": ID_SCHEMA}]
     paths: dict[str, Any] = {
@@ -156,9 +165,15 @@ def _model_paths(prefix: str, name: str, loaded: LoadedModel, limits: Limits) ->
         },
         "/explain/{prediction_id}": {"get": explain},
         "/rollout/start": {"post": _command("Put a version on trial.", record(start, required=("version",)))},
+        "/rollout/shadow": {
+            "post": _command(
+                "Let a version score logged rows beside the champion; it never answers. With stop: let it be.",
+                record(shadow, required=("version",)),
+            )
+        },
     }
-    for verb in ("pause", "resume", "promote", "rollback"):
-        paths[f"/rollout/{verb}"] = {"post": _command(f"{verb.capitalize()} the rollout.", record(reason, ()))}
+    for verb, summary in _COMMANDS.items():
+        paths[f"/rollout/{verb}"] = {"post": _command(summary, record(reason, ()))}
     return {prefix + path: operations for path, operations in paths.items()}
 
 

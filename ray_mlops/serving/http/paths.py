@@ -15,7 +15,7 @@ Endpoint = Literal[
     "oip_server", "oip_live", "oip_ready", "oip_models", "oip_index", "oip_model", "oip_model_ready", "oip_infer",
     "invocations", "ping", "mlflow_version",
 ]  # fmt: skip
-COMMANDS = ("start", "pause", "resume", "promote", "rollback")
+COMMANDS = ("start", "pause", "resume", "promote", "rollback", "abort", "shadow")
 METHODS: dict[Endpoint, str] = dict.fromkeys(
     ("predict", "feedback", "command", "oip_infer", "oip_index", "invocations"), "POST"
 )

@@ -121,6 +121,15 @@ class Rollouts:
         self._wake.set()
         return await reconciler.view()
 
+    async def shadow(
+        self, model: str, version: str, *, by: str, stop: bool = False, reason: str = ""
+    ) -> dict[str, Any]:
+        """Start or stop a shadow; see ``Reconciler.shadow``. Returns ``view``."""
+        reconciler = self._find(model)
+        await reconciler.shadow(version, by, stop=stop, reason=reason)
+        self._wake.set()
+        return await reconciler.view()
+
     async def view(self, model: str) -> dict[str, Any]:
         """The document of ``GET /rollout``; see ``Reconciler.view``."""
         return await self._find(model).view()
@@ -171,6 +180,12 @@ class RolloutsActor:
     async def command(self, model: str, command: Command, *, by: str, reason: str = "") -> dict[str, Any]:
         """See ``Rollouts.command``."""
         return await self._rollouts.command(model, command, by=by, reason=reason)
+
+    async def shadow(
+        self, model: str, version: str, *, by: str, stop: bool = False, reason: str = ""
+    ) -> dict[str, Any]:
+        """See ``Rollouts.shadow``."""
+        return await self._rollouts.shadow(model, version, by=by, stop=stop, reason=reason)
 
     async def view(self, model: str) -> dict[str, Any]:
         """See ``Rollouts.view``."""

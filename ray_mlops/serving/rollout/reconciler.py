@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from ray_mlops.config import ProjectConfig
-from ray_mlops.errors import LedgerConflictError, RolloutError
+from ray_mlops.errors import LedgerConflictError
 from ray_mlops.ledger import Ledger
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.protocol import ArmName, MonitorView, Tally
@@ -19,7 +19,9 @@ from ray_mlops.serving.rollout.evidence import ArmCounts, Observation, Room
 from ray_mlops.serving.rollout.progress import Look, Progress
 from ray_mlops.serving.rollout.record import ModelRecord
 from ray_mlops.serving.rollout.settle import AliasStore, Settler
+from ray_mlops.serving.rollout.shadows import Shadows, end_shadow
 from ray_mlops.serving.rollout.state import ON_TRIAL, PASSING, Command, RolloutState
+from ray_mlops.serving.rollout.trail import make_point
 from ray_mlops.serving.rollout.transition import RolloutDecision, step
 from ray_mlops.serving.rollout.trial import Trial
 
@@ -65,6 +67,9 @@ class Reconciler:
         self._settler = Settler(
             self.record, ledger, files, self._candidate, aliases, publish, self._refresh, self._stamp, self._has_applied
         )
+        self._shadows = Shadows(
+            self.record, ledger, files, arms, self._candidate, monitor, self._refresh, self._stamp, clock
+        )
         self._trial: Trial | None = None
         self._decision: RolloutDecision | None = None
         self._labels_asked_at = 0.0
@@ -84,9 +89,10 @@ class Reconciler:
             for _ in range(MAX_MOVES):
                 try:
                     if not await self._advance():
-                        return
+                        break
                 except LedgerConflictError as error:
                     logger.info("read again model=%s because=%s", self.model, error)
+            self._shadows.tick()
 
     def report(
         self,
@@ -138,14 +144,33 @@ class Reconciler:
         """
         async with self._lock:
             self._refresh()
-            state, version = self.record.rollout, self.record.rollout_stream_version
-            if state is None or not state.allows(command):
-                at = state.name if state else "not begun"
-                raise RolloutError(f"cannot {command} a rollout that is {at}", f"model {self.model!r}")
+            state, version = self.record.check_command(command), self.record.rollout_stream_version
             stream = f"{self.model}/rollout"
             payload = {"rollout_id": state.rollout_id, "command": command, "by": by, "reason": reason}
             key = f"{stream}/{state.rollout_id}/{command}@{version}"
             self._ledger.append(stream, "rollout.commanded", key, payload, expect_version=version, **self._stamp())
+
+    async def shadow(self, version: str, by: str, *, stop: bool = False, reason: str = "") -> None:
+        """Let a version score logged rows beside the champion, or let it be; the next tick acts on it.
+
+        Raises:
+            ModelNotFoundError: The model is not served, or the version is not registered.
+            RolloutError: It cannot be a shadow, or is none.
+        """
+        async with self._lock:
+            await self._progress.closed_window()
+            self._refresh()
+            if stop:
+                end_shadow(
+                    self._ledger, self.record, self.record.shadow(version), by, reason or "asked for", self._stamp()
+                )
+                return
+            self.record.check_shadow(version)
+            stream, name = f"{self.model}/shadows", self.record.shadows.next_id(self.model, version)
+            payload = {"shadow_id": name, "version": version, "by": by, "reason": reason}
+            fence = self.record.shadows.stream_version
+            key = f"{stream}/{name}/started"
+            self._ledger.append(stream, "shadow.started", key, payload, expect_version=fence, **self._stamp())
 
     async def view(self) -> dict[str, Any]:
         """Return the document of ``GET /rollout``.
@@ -172,6 +197,9 @@ class Reconciler:
             "reason": shown.get("reason", ""),
             "guards": evidence.pop("guards", []),
             "evidence": evidence,
+            "allowed": state.allowed if state else [],
+            "compared": await self._trial.compared() if self._trial else None,
+            "shadows": await self._shadows.view(),
             "evaluated_through": through,
             "closed_window": closed,
             "closed_through": self._trial.book.closed_through if self._trial else None,
@@ -188,6 +216,7 @@ class Reconciler:
             if self.record.route_stream_version:
                 await self._settler.withdraw()
             return False
+        self._end_shadows()
         if state is None or (state.is_over and state.command is None):
             await self._settler.settle(config, state)
             return await self._request_next()
@@ -199,11 +228,15 @@ class Reconciler:
             look = await self._progress.look(trial.book, trial.evaluated, config.rollout.evaluate)
         if look.is_full and state.stage in ON_TRIAL and not await self._gather_losses(trial, look):
             return False
-        decision = step(state, await self._observe(trial, state, config, is_settled), config.rollout, self._clock())
+        observation = await self._observe(trial, state, config, is_settled)
+        decision = step(state, observation, config.rollout, self._clock())
         if not (look.is_full or decision.is_urgent):
             self._decision = self._decision or decision
             return False
         self._decision = decision
+        if decision.verdicts and (decision.moves or decision.wanted_weight is None):
+            point = make_point(decision, observation, config.rollout.guards, state.weight, self._clock())
+            trial.trail.add(decision, point)
         if decision.moves:
             self._candidate.forget_problem(state.version)
             self._record_move(state, decision, look.through)
@@ -214,6 +247,16 @@ class Reconciler:
             trial.evaluated = look.through
             await self._save(trial, decision.moves)
         return decision.moves
+
+    def _end_shadows(self) -> None:
+        """A version that answers, or is on trial, is a shadow no more; its process goes on."""
+        routes = self.record.routes
+        for version, entry in list(self.record.shadows.active.items()):
+            is_champion = routes is not None and version == routes.champion.version
+            if is_champion or version == self.record.on_trial:
+                reason = "it is champion now" if is_champion else "it is on trial now"
+                end_shadow(self._ledger, self.record, entry, "rollouts", reason, self._stamp())
+                self._refresh()
 
     def _refresh(self) -> None:
         self.record.apply(self._ledger.read(prefix=f"{self.model}/", after_seq=self.record.seq))

@@ -8,9 +8,10 @@ from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import GateRefusedError, ModelNotFoundError, RolloutError
 from ray_mlops.ledger import LedgerEvent
 from ray_mlops.ledger.folds import ROUTES_COMMITTED, ROUTES_WITHDRAWN
-from ray_mlops.serving.protocol import ModelRoutes
+from ray_mlops.serving.protocol import Arm, ModelRoutes
 from ray_mlops.serving.rollout.evidence import GateStanding
-from ray_mlops.serving.rollout.state import RolloutState, fold_rollout
+from ray_mlops.serving.rollout.shadow_book import ShadowBook, ShadowEntry
+from ray_mlops.serving.rollout.state import Command, RolloutState, fold_rollout
 
 
 @dataclass(slots=True)
@@ -35,6 +36,7 @@ class ModelRecord:
     aliases: dict[str, str] = field(default_factory=dict)
     rollouts: dict[str, int] = field(default_factory=dict)
     """How many rollouts each version has had."""
+    shadows: ShadowBook = field(default_factory=ShadowBook)
     weights: dict[int, float] = field(default_factory=dict)
     """The candidate's share of traffic under each route version of the newest rollout."""
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -52,6 +54,8 @@ class ModelRecord:
         topic = event.stream.removeprefix(f"{self.model}/")
         if topic == "rollout":
             self._apply_rollout(event)
+        elif topic == "shadows":
+            self.shadows.apply(event)
         elif topic == "routes":
             self._apply_routes(event)
         elif topic == "versions":
@@ -124,9 +128,9 @@ class ModelRecord:
         if self.routes is None:
             raise ModelNotFoundError("is not served", place, "deploy it with 'ray-mlops serve'")
         if version not in self.versions:
-            raise ModelNotFoundError(f"no version {version} is registered", place, "see 'ray-mlops versions'")
+            raise self._unknown(version)
         if self.rollout is not None and not self.rollout.is_over:
-            remedy = "wait for it, or run 'ray-mlops rollout rollback'"
+            remedy = "wait for it, or end it with 'ray-mlops rollout abort' or 'ray-mlops rollout rollback'"
             raise RolloutError(f"rollout {self.rollout.rollout_id} is under way ({self.rollout.name})", place, remedy)
         if self.routes.champion.version == version:
             raise RolloutError(f"version {version} is champion already", place)
@@ -134,6 +138,82 @@ class ModelRecord:
         if standing != "passed" and not is_overridden:
             remedy = f"'ray-mlops approve {version}'" if standing == "waiting" else "give a reason to override the gate"
             raise GateRefusedError(problem, place, remedy)
+
+    def check_command(self, command: Command) -> RolloutState:
+        """Return the rollout that a person may give a command to.
+
+        Raises:
+            RolloutError: There has been none, it is over, or its state does not allow the command.
+        """
+        state, place = self.rollout, f"model {self.model!r}"
+        start = "start one with 'ray-mlops rollout start VERSION'"
+        if state is None:
+            raise RolloutError(f"cannot {command}: there has been no rollout", place, start)
+        if state.allows(command):
+            return state
+        if state.is_over:
+            problem = f"cannot {command}: no rollout is under way; the last, {state.rollout_id}, is {state.name}"
+            raise RolloutError(problem, place, start)
+        remedy = f"allowed now: {', '.join(state.allowed) or 'nothing; it passes by itself'}"
+        raise RolloutError(f"cannot {command} rollout {state.rollout_id}, which is {state.name}", place, remedy)
+
+    @property
+    def on_trial(self) -> str | None:
+        """The version of the rollout that is under way."""
+        return None if self.rollout is None or self.rollout.is_over else self.rollout.version
+
+    def check_shadow(self, version: str) -> None:
+        """Check that a version may run as a shadow.
+
+        It need not have passed the gate: nobody gets an answer from it, and how a version that was refused does on
+        live rows is worth knowing. It must be registered, and answer its own parity rows to start.
+
+        Raises:
+            ModelNotFoundError: The model is not served, or the version is not registered.
+            RolloutError: It answers, is on trial or a shadow already, there is no room, or rows cannot be scored.
+        """
+        place = f"model {self.model!r}"
+        if self.routes is None or self.config is None:
+            raise ModelNotFoundError("is not served", place, "deploy it with 'ray-mlops serve'")
+        if version not in self.versions:
+            raise self._unknown(version)
+        if version in self.shadows.active:
+            raise RolloutError(f"version {version} is a shadow already", place)
+        if version == self.routes.champion.version:
+            raise RolloutError(f"version {version} is champion: there is nothing to compare it with", place)
+        if version == self.on_trial:
+            problem = f"version {version} is on trial in rollout {self.rollout.rollout_id if self.rollout else ''}"
+            raise RolloutError(problem, place, "'ray-mlops rollout show' compares it with the champion already")
+        redacted = sorted(self.config.serving.log.redact)
+        if redacted:
+            problem = f"the log redacts {', '.join(redacted)}: its rows cannot be scored again"
+            raise RolloutError(problem, place, "see serving.log.redact")
+        if len(self.shadows.active) >= self.config.rollout.max_shadows:
+            names = ", ".join(self.shadows.active) or "none"
+            remedy = "stop one with 'ray-mlops rollout shadow VERSION --stop', or raise rollout.max_shadows"
+            problem = f"{self.config.rollout.max_shadows} shadows may run at once; running: {names}"
+            raise RolloutError(problem, place, remedy)
+
+    def shadow(self, version: str) -> ShadowEntry:
+        """A shadow that runs.
+
+        Raises:
+            RolloutError: The version is none.
+        """
+        if version in self.shadows.active:
+            return self.shadows.active[version]
+        names = ", ".join(self.shadows.active) or "none"
+        raise RolloutError(f"version {version} is no shadow; running: {names}", f"model {self.model!r}")
+
+    def shadow_arms(self) -> tuple[Arm, ...]:
+        """The shadows as the route table names them."""
+        bundles = {version: self.versions[version] for version in self.shadows.active}
+        return tuple(Arm(v, b["bundle"], b["bundle_hash"], "isolated", 0.0) for v, b in bundles.items())
+
+    def _unknown(self, version: str) -> ModelNotFoundError:
+        known = ", ".join(list(self.versions)[-5:]) or "none"
+        problem = f"no version {version} is registered; the newest are {known}"
+        return ModelNotFoundError(problem, f"model {self.model!r}", "see 'ray-mlops versions'")
 
     def next_candidate(self) -> str | None:
         """Return the newest version that may start a rollout by itself; None when there is none.

@@ -7,6 +7,7 @@ and the same code carries a rollout on and repairs it after a crash.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ray_mlops.config import ProjectConfig
@@ -74,6 +75,8 @@ class Settler:
         known = state if state is not None and state.version in self._record.versions else None
         if known is not None:
             await self._settle_routes(config, known)
+        elif self._record.routes is not None:
+            await self._commit(self._record.routes, self._record.routes)
         await self._settle_arms(config, known)
         return await self._settle_aliases(state)
 
@@ -101,13 +104,18 @@ class Settler:
             slow_ms=slow_ms,
             slices=slices,
         )
+        await self._commit(routes, wanted)
+
+    async def _commit(self, routes: ModelRoutes, wanted: ModelRoutes) -> None:
+        """Put what is wanted in force, with the shadows that there are."""
+        wanted = replace(wanted, shadows=self._record.shadow_arms())
         if wanted != routes:
             commit_routes(self._ledger, wanted, self._record.route_stream_version, **self._stamp())
             self._refresh()
             await self._publish()
 
     async def _settle_arms(self, config: ProjectConfig, state: RolloutState | None) -> None:
-        """Run the versions that the routes or the trial put outside the gateway, and no other.
+        """Run the versions that the routes or the trial put outside the gateway, shadows included, and no other.
 
         What is not wanted any more is stopped when every replica of the gateway has the routes that say so.
         """
@@ -115,6 +123,8 @@ class Settler:
         if routes is None:
             return
         wanted: dict[str, WantedArm] = {version: (bundle, 1.0) for version, bundle in isolated_arms(routes).items()}
+        for arm in routes.shadows:
+            wanted.setdefault(arm.version, (arm.bundle, 0.0))
         if routes.champion.version in wanted:
             self._candidate.retry(routes.champion.version)
         if state is not None and (state.stage == "preparing" or state.stage in ON_TRIAL):

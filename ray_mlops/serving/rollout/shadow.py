@@ -1,14 +1,12 @@
-"""The shadow: a candidate scores logged rows, off the request path, and is paired with the champion's answers.
+"""Pairs what a version in the shadow says about logged rows with the champion's answers, once labels are there.
 
 Pairing needs 6 to 15 times fewer labels than a split of traffic. Only rows that the candidate cannot have
 seen count: those after the end of the data that it was trained and judged on.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -19,14 +17,12 @@ import pyarrow.compute as pc
 from ray_mlops.config.data import Task
 from ray_mlops.errors import StoreError
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.prediction_log.listing import LogListing, is_compacted
+from ray_mlops.serving.prediction_log.listing import LogListing
 from ray_mlops.serving.rollout.evidence import BoolArray, FloatArray, LossEvidence
 from ray_mlops.statistics.losses import bounded_loss
 
 logger = logging.getLogger(__name__)
 
-_SOURCES = b"ray_mlops.sources"
-_FEATURE = "features."
 LATENCY_REQUESTS = 2000
 """Newest requests of the champion from which the latency threshold is taken."""
 MIN_LATENCY_REQUESTS = 100
@@ -41,107 +37,12 @@ class BundleFacts:
     task: Task
     classes: tuple[str, ...] = ()
     loss_scale: float = 1.0
+    threshold: float = 0.5
+    """Binary: the probability from which the decision is the positive class."""
 
 
-class ShadowLog:
-    """The rows of a model's prediction log that a candidate has scored.
-
-    Scores are kept in ``predictions-shadow/{model}/{rollout_id}/``, so that a restart scores nothing twice.
-
-    Args:
-        files: The store.
-        model: The model's name.
-        rollout_id: The rollout.
-        champion: Version whose answers are paired.
-        after_us: Only rows with a later event time, microseconds since 1970 UTC.
-        max_rows: Rows scored at most.
-    """
-
-    def __init__(self, files: Files, model: str, rollout_id: str, champion: str, after_us: int, max_rows: int) -> None:
-        self._files = files
-        self._listing = LogListing(files, model)
-        self._kept = f"predictions-shadow/{model}/{rollout_id}"
-        self._champion = champion
-        self._after_us = after_us
-        self._max_rows = max_rows
-        self._read: set[str] = set()
-        self._gone: set[str] = set()
-        self._parts = 0
-        self.predictions: dict[str, FloatArray] = {}
-        """The candidate's prediction [] or [k] by prediction id."""
-        self._restore()
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.predictions) >= self._max_rows
-
-    @property
-    def has_missed(self) -> bool:
-        """Whether a file was gone when it was to be read, since ``unread`` was asked."""
-        return bool(self._gone)
-
-    def unread(self) -> list[str]:
-        """Log files that have not been scored yet, oldest day first.
-
-        One that others were compacted to is new only if one of those is: a row is scored once, wherever it lies.
-        """
-        self._gone.clear()
-        first_day = datetime.fromtimestamp(self._after_us / 1e6, UTC).strftime("%Y-%m-%d")
-        names = self._listing.live((first_day, "9999-12-31"))
-        return [name for name in names if name not in self._read and not self._has_read(name)]
-
-    def rows(self, name: str) -> pa.Table:
-        """Read the rows of a log file that may be paired: ``prediction_id`` and the raw inputs.
-
-        A file that cannot be read any more (it was deleted with its day, or compacted) has none.
-        """
-        try:
-            table = self._files.read_table(name)
-        except StoreError as error:
-            self._gone.add(name)
-            logger.warning("skipped log file name=%s error=%s", name, error)
-            return pa.table({"prediction_id": pa.array([], pa.string())})
-        chosen = table.filter(pa.array(_answered_by_champion(table, self._champion, self._after_us)))
-        if is_compacted(name):
-            fresh = [each not in self.predictions for each in chosen["prediction_id"].to_pylist()]
-            chosen = chosen.filter(pa.array(fresh, pa.bool_()))
-        chosen = chosen.slice(0, max(self._max_rows - len(self.predictions), 0))
-        inputs = [column for column in chosen.column_names if column.startswith(_FEATURE)]
-        return chosen.select(["prediction_id", *inputs]).rename_columns(
-            ["prediction_id", *(column.removeprefix(_FEATURE) for column in inputs)]
-        )
-
-    def keep(self, names: Sequence[str], rows: pa.Table, values: FloatArray) -> None:
-        """Store the candidate's predictions [n] or [n, k] for the rows of log files."""
-        names = [name for name in names if name not in self._gone]  # whose rows may lie in another file by now
-        if rows.num_rows:
-            columns = values.reshape(len(values), -1)
-            table = pa.table({"prediction_id": rows["prediction_id"], **{str(i): c for i, c in enumerate(columns.T)}})
-            table = table.replace_schema_metadata({_SOURCES: json.dumps(names)})
-            self._files.write_table(f"{self._kept}/{self._parts:08d}.parquet", table)
-            self._parts += 1
-            self._remember(table)
-        self._read.update(names)
-
-    def _has_read(self, name: str) -> bool:
-        flushes = [source for source in self._listing.sources(name) if not is_compacted(source)]
-        return bool(flushes) and self._read.issuperset(flushes)
-
-    def _restore(self) -> None:
-        for name in self._files.names(self._kept):
-            table = self._files.read_table(name)
-            self._remember(table)
-            self._read.update(json.loads(table.schema.metadata[_SOURCES]))
-            self._parts = int(name.rsplit("/", 1)[1].removesuffix(".parquet")) + 1
-
-    def _remember(self, table: pa.Table) -> None:
-        columns = [column.to_numpy() for column in table.columns[1:]]
-        values = columns[0] if len(columns) == 1 else np.column_stack(columns)
-        for prediction_id, value in zip(table["prediction_id"].to_pylist(), values, strict=True):
-            self.predictions.setdefault(prediction_id, value)
-
-
-def _answered_by_champion(table: pa.Table, champion: str, after_us: int) -> BoolArray:
+def answered_by_champion(table: pa.Table, champion: str, after_us: int) -> BoolArray:
+    """Tell which rows may be paired [n]: answered by the champion, later than ``after_us``, and not pinned."""
     event_us = table["event_time"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
     by_champion = pc.and_(pc.equal(table["arm"], "champion"), pc.equal(table["version"], champion))
     mask = pc.and_(pc.and_(by_champion, pc.invert(table["pinned"])), pc.greater(event_us, after_us))
@@ -174,13 +75,13 @@ def gather_losses(
     """
     if labelled.num_rows == 0:
         return LossEvidence(problem=problem)
-    values = _logged_predictions(labelled, facts)
+    values = logged_predictions(labelled, facts)
     target = labelled["label"].to_numpy().astype(np.float64)
     losses = bounded_loss(facts.task, values, target, facts.loss_scale)
     units, windows = _units(labelled), labelled["window"].to_numpy()
     ids = labelled["prediction_id"].to_pylist()
 
-    may_pair = _answered_by_champion(labelled, champion, after_us) & np.array([name in scored for name in ids])
+    may_pair = answered_by_champion(labelled, champion, after_us) & np.array([name in scored for name in ids])
     paired = np.empty(0)
     if may_pair.any():
         candidate = np.array([scored[name] for name, wanted in zip(ids, may_pair, strict=True) if wanted])
@@ -215,7 +116,8 @@ def _units(labelled: pa.Table) -> npt.NDArray[np.object_]:
     )
 
 
-def _logged_predictions(table: pa.Table, facts: BundleFacts) -> FloatArray:
+def logged_predictions(table: pa.Table, facts: BundleFacts) -> FloatArray:
+    """Return the logged predictions of rows [n] or [n, k]."""
     if facts.task != "multiclass":
         return np.asarray(table["prediction"].to_numpy(), dtype=np.float64)
     return np.column_stack([table[f"prediction.{name}"].to_numpy() for name in facts.classes]).astype(np.float64)

@@ -24,12 +24,13 @@ Stage = Literal[
     "paused",
     "rolling_back",
     "rolled_back",
+    "aborted",
     "invalid",
 ]
-Command = Literal["pause", "resume", "promote", "rollback"]
+Command = Literal["pause", "resume", "promote", "rollback", "abort"]
 
-OVER: frozenset[Stage] = frozenset({"promoted", "rolled_back", "invalid"})
-"""No rollout is under way."""
+OVER: frozenset[Stage] = frozenset({"promoted", "rolled_back", "aborted", "invalid"})
+"""No rollout is under way. `aborted` is the only end that says nothing about the candidate."""
 PASSING: frozenset[Stage] = frozenset({"pending", "validating", "preparing", "promoting", "rolling_back"})
 """Pass by themselves; in ``evaluate: window`` event time is not counted until they have."""
 ON_TRIAL: frozenset[Stage] = frozenset({"shadow", "canary", "paused"})
@@ -41,7 +42,8 @@ _ALLOWED: dict[Command, frozenset[Stage]] = {
     "pause": frozenset({"shadow", "canary"}),
     "resume": frozenset({"paused"}),
     "promote": ON_TRIAL,
-    "rollback": frozenset(get_args(Stage)) - {"rolling_back", "rolled_back", "invalid"},
+    "rollback": frozenset(get_args(Stage)) - {"rolling_back", "rolled_back", "aborted", "invalid"},
+    "abort": frozenset(get_args(Stage)) - OVER - {"rolling_back"},
 }
 
 
@@ -78,6 +80,7 @@ class RolloutState:
     command: Command | None = None
     """What a person asked for and no decision has answered yet."""
     command_reason: str = ""
+    command_by: str = ""
     was_promoted: bool = False
     moves: tuple[str, ...] = ()
     """Keys of the transitions so far, ``from->to``."""
@@ -96,6 +99,17 @@ class RolloutState:
     def allows(self, command: Command) -> bool:
         """Whether a person may ask for this now."""
         return self.stage in _ALLOWED[command]
+
+    @property
+    def allowed(self) -> list[Command]:
+        """What a person may ask for now."""
+        return [command for command in _ALLOWED if self.allows(command)]
+
+    @property
+    def asked(self) -> str:
+        """Why a person wants what the command says, in words."""
+        who = self.command_by or "a person"
+        return f"{who}: {self.command_reason}" if self.command_reason else f"{who} asked for it"
 
     def move_key(self, to: str) -> str:
         """Key of the event of a transition: the same after any crash, so that it happens once."""
@@ -154,7 +168,8 @@ def _applied(state: RolloutState, event: LedgerEvent) -> RolloutState:
         command: Command = event.payload["command"]
         if not state.allows(command):
             return state
-        return replace(state, command=command, command_reason=event.payload.get("reason") or "")
+        reason, who = (event.payload.get(name) or "" for name in ("reason", "by"))
+        return replace(state, command=command, command_reason=reason, command_by=who)
     if event.kind != "rollout.moved":
         return state
     payload = event.payload
@@ -175,6 +190,7 @@ def _applied(state: RolloutState, event: LedgerEvent) -> RolloutState:
         window=payload.get("window") if payload.get("window") is not None else state.window,
         command=None,
         command_reason="",
+        command_by="",
         was_promoted=state.was_promoted or stage == "promoting",
         moves=(*state.moves, f"{payload['from']}->{payload['to']}"),
     )

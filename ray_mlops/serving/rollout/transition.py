@@ -50,7 +50,7 @@ class RolloutDecision:
 def step(state: RolloutState, observation: Observation, config: RolloutConfig, now: float) -> RolloutDecision:
     """Decide what a rollout does next.
 
-    Evidence against the candidate comes before anything a person asks for, except a rollback.
+    Evidence against the candidate comes before anything a person asks for, except a rollback and an abort.
 
     Args:
         state: Where it is.
@@ -82,7 +82,9 @@ def _next(
     now: float,
 ) -> tuple[str, str]:
     if state.command == "rollback":
-        return "rolling_back", state.command_reason or "a person asked for it"
+        return "rolling_back", state.asked
+    if state.command == "abort":
+        return "aborted", f"{state.asked}; nothing is concluded about the candidate"
     if state.stage == "pending":
         return "validating", "requested"
     if state.stage == "validating":
@@ -151,16 +153,25 @@ def _on_trial(
     if against is not None:
         return against
     if state.command == "promote":
-        return "promoting", state.command_reason or "a person asked for it"
+        return "promoting", state.asked
     if state.command == "pause":
-        return "paused", state.command_reason or "a person asked for it"
+        return "paused", state.asked
     if state.stage == "paused":
         if state.command == "resume":
-            return state.paused_from, state.command_reason or "a person asked for it"
-        return _stay(state, "paused; waits for a person")
+            return state.paused_from, state.asked
+        return _stay(state, _waits_for(state, config, verdicts))
     if state.stage == "shadow":
         return _shadow(state, observation, config, verdicts, now)
     return _canary(state, observation, config, verdicts, now)
+
+
+def _waits_for(state: RolloutState, config: RolloutConfig, verdicts: tuple[GuardVerdict, ...]) -> str:
+    """What a paused rollout needs from a person."""
+    is_last = parse_state(state.paused_from) == ("canary", len(config.steps) - 1)
+    acting = _acting(verdicts)
+    if is_last and acting and all(verdict.verdict == "pass" for verdict in acting):
+        return "all evidence is in; waits for a person to promote"
+    return "paused; waits for a person"
 
 
 def _stopped(

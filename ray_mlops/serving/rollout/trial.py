@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.exceptions import RayError
@@ -19,17 +18,19 @@ from ray_mlops.serving.protocol import ModelRoutes, MonitorView
 from ray_mlops.serving.rollout.arms import ArmControl
 from ray_mlops.serving.rollout.evidence import LossEvidence, SliceEvidence
 from ray_mlops.serving.rollout.record import ModelRecord
-from ray_mlops.serving.rollout.shadow import BundleFacts, ShadowLog, aligned, gather_losses
+from ray_mlops.serving.rollout.shadow import BundleFacts, gather_losses
+from ray_mlops.serving.rollout.shadow_log import ShadowLog, score_log
+from ray_mlops.serving.rollout.shadow_view import ShadowView
 from ray_mlops.serving.rollout.slice_losses import losses_by_slice
 from ray_mlops.serving.rollout.state import RolloutState
 from ray_mlops.serving.rollout.tally_book import TallyBook
+from ray_mlops.serving.rollout.trail import Trail, trail_path
 from ray_mlops.serving.slicing import slice_labels
 
 logger = logging.getLogger(__name__)
 
 SCORED_ROWS_PER_PAIR = 5
 """Rows that the shadow scores at most, as a multiple of the pairs it may use: most wait for labels."""
-BATCH_ROWS = 4096
 
 
 class Trial:
@@ -55,7 +56,11 @@ class Trial:
         self._after_us = after_us
         self._files = files
         self._path = f"rollouts/{state.model}.json"
+        self._trail_path = trail_path(state.model, state.rollout_id)
+        self.trail = Trail(state.rollout_id, config.rollout.evaluate == "window")
         self._facts: BundleFacts | None = None
+        self._own_facts: BundleFacts | None = None
+        self._view = ShadowView(config.rollout)
         self._shadow: ShadowLog | None = None
         self._seen: tuple[int, int, int] | None = None
         """Labelled rows, scored rows and route version of ``slice_losses``."""
@@ -79,6 +84,7 @@ class Trial:
         try:
             if self._facts is None:
                 self._facts = await arms.facts(routes.champion.bundle)
+                self._own_facts = await arms.facts(record.versions[self._version]["bundle"])
             problem = await self._score(routes, state, arms)
             labelled = await monitor.labelled(self._model, self._after_us // self._window_us - 1)
         except (RayMLOpsError, RayError) as error:
@@ -109,9 +115,16 @@ class Trial:
             SliceEvidence(label, counts.get(number, ()), losses[number]) for number, label in enumerate(labels)
         )
 
+    async def compared(self) -> dict[str, Any]:
+        """How the candidate and the champion differ on the rows that both have answered."""
+        facts = None if self._facts is None or self._own_facts is None else (self._facts, self._own_facts)
+        problem = self.losses.problem or ("" if self._shadow else "it has not been in the shadow")
+        return await self._view.to_json(self._shadow, facts, self.losses.paired, problem)
+
     async def save(self) -> None:
         """Write the checkpoint."""
         content = {"rollout_id": self.rollout_id, "evaluated": self.evaluated, "book": self.book.to_json()}
+        await asyncio.to_thread(self._files.write, self._trail_path, json.dumps(self.trail.to_json()).encode())
         await asyncio.to_thread(self._files.write, self._path, json.dumps(content).encode())
 
     @property
@@ -138,23 +151,14 @@ class Trial:
             max_rows = SCORED_ROWS_PER_PAIR * self._config.rollout.shadow.max_pairs
             arguments = (self._files, self._model, self.rollout_id, routes.champion.version, self._after_us, max_rows)
             self._shadow = await asyncio.to_thread(ShadowLog, *arguments)
-        shadow = self._shadow
         in_shadow = state.stage == "shadow" or (state.stage == "paused" and state.paused_from == "shadow")
-        names = await asyncio.to_thread(shadow.unread) if in_shadow and not shadow.is_full else []
-        while names and not shadow.is_full:
-            batch, tables = await asyncio.to_thread(_read_batch, shadow, names)
-            rows = pa.concat_tables(tables, promote_options="default")
-            values = np.empty(0)
-            if rows.num_rows:
-                values, classes = await arms.score(self._model, self._version, rows.drop_columns(["prediction_id"]))
-                values = aligned(values, classes, self._facts.classes if self._facts else classes)
-            await asyncio.to_thread(shadow.keep, batch, rows, values)
-            names = names[len(batch) :]
-            if not names and shadow.has_missed:  # a file was compacted before it was read: its rows lie elsewhere
-                names = await asyncio.to_thread(shadow.unread)
+        if in_shadow and self._facts is not None:
+            await score_log(self._shadow, arms, self._model, self._version, self._facts)
         return ""
 
     def _restore(self) -> None:
+        if self._files.exists(self._trail_path):
+            self.trail = Trail.from_json(json.loads(self._files.read(self._trail_path)))
         if not self._files.exists(self._path):
             return
         content: dict[str, Any] = json.loads(self._files.read(self._path))
@@ -163,13 +167,3 @@ class Trial:
         self.book = TallyBook.from_json(content["book"])
         known = [window for window in (content["evaluated"], self.evaluated) if window is not None]
         self.evaluated = max(known, default=None)
-
-
-def _read_batch(shadow: ShadowLog, names: list[str]) -> tuple[list[str], list[pa.Table]]:
-    """Read log files until they hold enough rows for one call; at least one file."""
-    tables: list[pa.Table] = []
-    for name in names:
-        tables.append(shadow.rows(name))
-        if sum(table.num_rows for table in tables) >= BATCH_ROWS:
-            break
-    return names[: len(tables)], tables

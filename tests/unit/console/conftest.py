@@ -30,6 +30,7 @@ class FakeData:
     rollouts: dict[str, Document] = field(default_factory=dict)
     monitors: dict[str, Document] = field(default_factory=dict)
     explanations: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    trails: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     async def models(self) -> tuple[str, ...]:
         return tuple(sorted(self.known))
@@ -59,6 +60,9 @@ class FakeData:
 
     async def rollout(self, model: str) -> Document:
         return self.rollouts.get(model, Away("no answer in 1 s"))
+
+    async def evidence(self, model: str, rollout_id: str) -> Mapping[str, Any] | None:
+        return self.trails.get(rollout_id)
 
     async def monitoring(self, model: str) -> Document:
         return self.monitors.get(model, Away("no answer in 1 s"))

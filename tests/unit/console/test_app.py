@@ -121,7 +121,7 @@ def test_rollout_shows_stages_guards_counts_and_history(data: Any, ask: Ask) -> 
         "score shift dry run worse",
         "errors kept",
         "loss not yet known 3.06 3",
-        "Evidence that the candidate is worse",
+        "Errors: is it worse?",
         "Labelled pairs 180",
         "Counts are complete through 2026-11-23 14:01:40",
         "2 2026-11-23 13:55:20 promoted answered 500 requests as champion",
@@ -130,6 +130,90 @@ def test_rollout_shows_stages_guards_counts_and_history(data: Any, ask: Ask) -> 
     assert '<li class="now" aria-current="step">canary 25%</li>' in response.text
     assert '<li class="done">shadow</li>' in response.text
     assert "No answer" not in words
+
+
+def point(number: int, state: str, log_e: float | None) -> dict[str, Any]:
+    said = {"regression:errors": ["pass", log_e], "limit:errors": ["pass", 0.01]}
+    place = {"number": number, "pinned": False, "time": 1_795_442_000.0 + 60 * number, "event_us": None}
+    return {**place, "state": state, "weight": 0.25, "counts": [10 * number, 30 * number, 0, 0], "guards": said}
+
+
+def trail(*points: dict[str, Any]) -> dict[str, Any]:
+    errors = {"name": "errors", "threshold": 4.0, "dry_run": False}
+    guards = {
+        "regression:errors": {**errors, "question": "regression", "is_share": False},
+        "limit:errors": {**errors, "question": "limit", "threshold": 0.5, "is_share": True},
+    }
+    return {"schema_version": 1, "rollout_id": "flights-v3", "by_window": False, "guards": guards, "points": points}
+
+
+def test_rollout_draws_the_recorded_evidence_one_panel_for_each_guard(data: Any, ask: Ask) -> None:
+    data.trails["flights-v3"] = trail(*(point(number, "canary[0]", number / 10) for number in range(60)))
+    response = ask(data, "/models/flights/rollout")
+    Page(response)
+    for expected in ("Errors: is it worse?", "Errors: within the hard limit?", "log e 5.9, speaks at 4"):
+        assert expected in response.text
+    assert response.text.count("<figure>") == 2
+    assert "590 requests of the candidate, 1,770 of the champion" in response.text
+    assert 'aria-label="Errors: is it worse?"' in response.text
+
+
+def test_rollout_with_one_look_draws_nothing(data: Any, ask: Ask) -> None:
+    data.trails["flights-v3"] = trail(point(0, "shadow", None))
+    assert "<figure>" not in ask(data, "/models/flights/rollout").text
+
+
+DIFFER = {
+    "rows": 1300,
+    "decisions_differ": 0.042,
+    "mean_difference": None,
+    "mean_by_class": {"late": 0.01},
+    "quantiles": {"0.5": 0.01, "1": 0.4},
+    "most": [
+        {"prediction_id": "<b>", "champion": [0.2, 0.8], "other": [0.6, 0.4], "difference": 0.4, "inputs": {"x": "&"}},
+        {"prediction_id": "p3", "champion": 0.2, "other": 0.5, "difference": 0.3, "inputs": None},
+    ],
+}
+LOSS = {"pairs": 200, "mean": 0.01, "low": -0.01, "high": 0.03, "level": 0.95, "margin": 0.01, "problem": ""}
+NO_LOSS = {**LOSS, "pairs": 0, "mean": None, "low": None, "high": None, "problem": "no labels yet"}
+
+
+def test_rollout_shows_how_shadows_and_candidate_differ_row_by_row(data: Any, ask: Ask) -> None:
+    entry = {"shadow_id": "s", "by": "ann", "since": 1_795_442_000.0, "ended_at": None, "detail": "", "champion": "2"}
+    shadows = [
+        {**entry, "version": "4", "state": "running", "disagreement": DIFFER, "loss": LOSS},
+        {**entry, "version": "5", "state": "failed", "ended_at": 1_795_442_100.0, "detail": "failed: exit code 9"},
+    ]
+    shadows[1].pop("champion")  # as of one that has ended
+    shadows += [
+        {"shadow_id": "t", "by": "", "since": 1_795_442_000.0, "ended_at": None, "version": "6", "state": "starting"}
+        | {"detail": ""}
+    ]
+    compared = {"champion": "2", "disagreement": DIFFER, "loss": NO_LOSS}
+    data.rollouts["flights"] = {**data.rollouts["flights"], "shadows": shadows, "compared": compared}
+    response = ask(data, "/models/flights/rollout")
+    words = Page(response).words
+    for expected in (
+        "Candidate against champion, row by row",
+        "Loss: no labels yet",
+        "Version 4 running",
+        "Decisions differ on 4.2%",
+        "95% at all times -0.01 to 0.03",
+        "Version 5 failed",
+        "failed: exit code 9",
+        "not in the log any more",
+    ):
+        assert expected in words
+    assert "<code><b>" not in response.text
+
+
+def test_aborted_rollout_is_told_apart_from_a_bad_one(data: Any, ask: Ask) -> None:
+    move = {"rollout_id": "flights-v3", "from": "canary[1]", "to": "aborted", "weight": 0.0, "route_version": 4}
+    data.record("flights/rollout", "rollout.moved", {**move, "reason": "ann: wrong version"})
+    del data.rollouts["flights"]
+    response = ask(data, "/models/flights/rollout")
+    assert "Version 3: aborted" in Page(response).words
+    assert 'class="card verdict bad"' not in response.text
 
 
 def test_rollout_that_was_undone_shows_how_far_it_came(data: Any, ask: Ask) -> None:

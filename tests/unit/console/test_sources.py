@@ -1,6 +1,7 @@
 """The console's facts: read off the event loop, bounded in time, and never at the price of starting a cluster."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,8 @@ from ray_mlops.console.app import ConsoleApp, console
 from ray_mlops.console.sources import Away, StoreData
 from ray_mlops.errors import LedgerError, NotFoundError, OverloadError
 from ray_mlops.ledger import Ledger
+from ray_mlops.runtime.files import Files
+from ray_mlops.serving.rollout.trail import Trail, trail_path
 
 
 class Explainer:
@@ -159,3 +162,16 @@ def test_factory_makes_the_application_over_a_store(ledger: Ledger, tmp_path: Pa
     assert response.status_code == 200
     assert "this process is not part of a cluster" in response.text
     assert ask(app._data, "/models/flights/lineage/p-9").status_code == 404
+
+
+def test_evidence_comes_from_the_store_and_its_lack_is_no_error(ledger: Ledger, tmp_path: Path) -> None:
+    files = Files(str(tmp_path / "store"))
+    files.write(trail_path("flights", "flights-v2"), json.dumps(Trail("flights-v2").to_json()).encode())
+    newer = {**Trail("flights-v3").to_json(), "schema_version": 99}
+    files.write(trail_path("flights", "flights-v3"), json.dumps(newer).encode())
+    with ThreadPoolExecutor(1) as threads:
+        data = StoreData(ledger, Explainer(), threads, files)  # type: ignore[arg-type]
+        found = [asyncio.run(data.evidence("flights", f"flights-v{number}")) for number in (2, 3, 4)]
+    assert found[0] is not None
+    assert found[0]["rollout_id"] == "flights-v2"
+    assert found[1:] == [None, None]

@@ -110,6 +110,9 @@ class ScriptedControl:
     async def command(self, model: str, command: str, **options: Any) -> Mapping[str, Any]:
         return self._note(command, model, options)
 
+    async def shadow(self, model: str, version: str, **options: Any) -> Mapping[str, Any]:
+        return self._note("shadow", model, version, options)
+
     async def view(self, model: str) -> Mapping[str, Any]:
         return self._note("view", model)
 

@@ -722,8 +722,26 @@ async def test_operators_need_a_token(rig: Any) -> None:
         ("pause", "flights", {"by": "operator", "reason": "lunch"}),
         ("start", "flights", "2", {"by": "operator", "override_reason": "urgent", "skip_shadow": True}),
     ]
-    missing = await post(rig, "/rollout/start", {}, **OPERATOR)
-    assert (missing.status_code, missing.json()["error"]["where"]) == (400, "version")
+    for path in ("/rollout/start", "/rollout/shadow"):
+        missing = await post(rig, path, {}, **OPERATOR)
+        assert (missing.status_code, missing.json()["error"]["where"]) == (400, "version")
+
+
+@run
+async def test_operators_abort_and_run_shadows(rig: Any) -> None:
+    await rig.apply()
+    assert (await post(rig, "/rollout/abort")).status_code == 401
+    assert (await post(rig, "/rollout/shadow", {"version": "2"})).status_code == 401
+    assert (await post(rig, "/rollout/abort", {"reason": "wrong one", "by": "ann"}, **OPERATOR)).status_code == 200
+    assert (await post(rig, "/rollout/shadow", {"version": "2"}, **OPERATOR)).json() == {"done": "shadow"}
+    await post(rig, "/models/flights/rollout/shadow", {"version": "2", "stop": True, "by": "ann"}, **OPERATOR)
+    assert rig.control.calls == [
+        ("abort", "flights", {"by": "ann", "reason": "wrong one"}),
+        ("shadow", "flights", "2", {"by": "operator", "stop": False, "reason": ""}),
+        ("shadow", "flights", "2", {"by": "ann", "stop": True, "reason": ""}),
+    ]
+    wrong = await post(rig, "/rollout/shadow", {"version": "2", "stop": "yes"}, **OPERATOR)
+    assert (wrong.status_code, wrong.json()["error"]["where"]) == (400, "stop")
 
 
 @pytest.mark.parametrize(

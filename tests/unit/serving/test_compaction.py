@@ -24,7 +24,8 @@ from ray_mlops.serving.prediction_log.dataset import prediction_dataset
 from ray_mlops.serving.prediction_log.files import FLUSH_FORM, find_row, read_predictions, unite
 from ray_mlops.serving.prediction_log.listing import LogListing, is_compacted, log_path, read_live, was_written
 from ray_mlops.serving.protocol import LOG_COLUMNS
-from ray_mlops.serving.rollout.shadow import ShadowLog, champion_slow_ms
+from ray_mlops.serving.rollout.shadow import BundleFacts, champion_slow_ms
+from ray_mlops.serving.rollout.shadow_log import ShadowLog
 
 DAY_US = 86_400_000_000
 DAYS = ("1970-01-01", "1970-01-02", "1970-01-03")
@@ -291,9 +292,9 @@ def score(shadow: ShadowLog) -> list[str]:
     """Score what is unread; returns the ids that the candidate was asked for."""
     asked = []
     for name in shadow.unread():
-        chosen = shadow.rows(name)
-        asked += chosen["prediction_id"].to_pylist()
-        shadow.keep([name], chosen, np.zeros(chosen.num_rows))
+        taken, chosen = shadow.read([name])
+        asked += chosen.ids.to_pylist()
+        shadow.keep(taken, chosen, np.zeros(len(chosen)), np.zeros(len(chosen)))
     return sorted(asked, key=lambda name: int(name[1:]))
 
 
@@ -310,7 +311,17 @@ def test_shadow_scores_no_row_twice_and_misses_none(files: Files) -> None:
     compact(files, "m", BEFORE)
     for each in (running, shadow()):
         assert len(each.unread()) == 1
-        assert each.rows(each.unread()[0])["prediction_id"].to_pylist() == ["i12"]
+        assert each.read(each.unread())[1].ids.to_pylist() == ["i12"]
+
+
+def test_rows_that_differ_most_keep_their_inputs_when_the_log_is_compacted(files: Files) -> None:
+    fill(files)
+    score(ShadowLog(files, "m", "r1", "1", -1, 1000))
+    compact(files, "m", BEFORE)
+    facts = BundleFacts("regression")
+    most = ShadowLog(files, "m", "r1", "1", -1, 1000).disagreement((facts, facts)).most
+    assert len(most) == 5
+    assert all(row.inputs for row in most)
 
 
 def test_shadow_finds_the_rows_of_a_file_that_was_compacted_before_it_was_read(files: Files) -> None:
@@ -319,8 +330,8 @@ def test_shadow_finds_the_rows_of_a_file_that_was_compacted_before_it_was_read(f
     listed = shadow.unread()
     compact(files, "m", BEFORE)
     for name in listed:
-        chosen = shadow.rows(name)
-        shadow.keep([name], chosen, np.zeros(chosen.num_rows))
+        taken, chosen = shadow.read([name])
+        shadow.keep(taken, chosen, np.zeros(len(chosen)), np.zeros(len(chosen)))
     assert shadow.has_missed
     assert len(score(shadow)) == 11
     assert not shadow.has_missed

@@ -567,7 +567,7 @@ def test_people_pause_resume_promote_and_roll_back(world: World) -> None:
         await world.settle()
         assert world.state() == "baking"
         await days(world, "promoted")
-        with pytest.raises(RolloutError, match="cannot pause a rollout that is promoted"):
+        with pytest.raises(RolloutError, match="no rollout is under way; the last, m-v2, is promoted"):
             await world.reconciler.command("pause", "ann")
         await world.reconciler.command("rollback", "ann", "complaints")
         await world.settle()

@@ -8,16 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ray_mlops.errors import StoreError
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.rollout.shadow import (
     SLOW_FACTOR,
     SLOW_MARGIN_MS,
     BundleFacts,
-    ShadowLog,
     aligned,
     champion_slow_ms,
     gather_losses,
 )
+from ray_mlops.serving.rollout.shadow_log import LoggedRows, ShadowLog
 from ray_mlops.statistics.betting import log_e_difference
 
 FACTS = BundleFacts("regression", (), 1.0)
@@ -71,16 +72,21 @@ def test_rows_are_the_champions_later_and_not_pinned(files: Files) -> None:
     others = ({"arm": "candidate"}, {"version": "0"}, {"event_time": AFTER_US}, {"pinned": True})
     files.write_table("predictions/m/day=1970-01-01/a-00000001.parquet", table({}, *others, {"features.x": 8.0}))
     log = shadow(files)
-    (name,) = log.unread()
-    rows = log.rows(name)
-    assert rows.to_pydict() == {"prediction_id": ["p0", "p5"], "x": [7.0, 8.0]}
+    taken, rows = log.read(log.unread())
+    assert taken == ["predictions/m/day=1970-01-01/a-00000001.parquet"]
+    assert (rows.ids.to_pylist(), rows.inputs.to_pydict()) == (["p0", "p5"], {"x": [7.0, 8.0]})
+    assert rows.answers.to_pydict() == {"prediction": [0.5, 0.5]}
+
+
+def keep(log: ShadowLog, rows: LoggedRows, values: Any, champion: Any, names: list[str] | None = None) -> None:
+    log.keep(names or ["a"], rows, np.array(values), np.array(champion))
 
 
 def test_scored_files_are_not_read_again_even_by_a_successor(files: Files) -> None:
     files.write_table("predictions/m/day=1970-01-01/a-00000001.parquet", table({}, {}))
     log = shadow(files)
-    name = log.unread()[0]
-    log.keep([name], log.rows(name), np.array([0.1, 0.2]))
+    taken, rows = log.read(log.unread())
+    keep(log, rows, [0.1, 0.2], [0.5, 0.5], taken)
     successor = shadow(files)
     files.write_table("predictions/m/day=1970-01-01/a-00000002.parquet", table({}))
     for each in (log, successor):
@@ -89,21 +95,68 @@ def test_scored_files_are_not_read_again_even_by_a_successor(files: Files) -> No
 
 
 def test_scores_of_several_classes_survive(files: Files) -> None:
-    log = shadow(files)
-    log.keep(["a"], table({}, {}).select(["prediction_id"]), np.array([[0.1, 0.9], [0.6, 0.4]]))
-    assert {k: v.tolist() for k, v in shadow(files).predictions.items()} == {"p0": [0.1, 0.9], "p1": [0.6, 0.4]}
+    log, theirs = shadow(files), [[0.1, 0.9], [0.1, 0.9]]
+    keep(log, LoggedRows.of(table({}, {})), [[0.1, 0.9], [0.6, 0.4]], theirs)
+    successor, facts = shadow(files), BundleFacts("multiclass", ("a", "b"))
+    assert {k: v.tolist() for k, v in successor.predictions.items()} == {"p0": [0.1, 0.9], "p1": [0.6, 0.4]}
+    found = successor.disagreement((facts, facts))
+    assert (found.rows, found.decisions_differ, found.mean_difference) == (2, 0.5, None)
+    assert found.mean_by_class == pytest.approx({"a": 0.25, "b": -0.25})
+    assert found.quantiles["1"] == pytest.approx(0.5)
 
 
 def test_shadow_scores_no_more_rows_than_it_may(files: Files) -> None:
     files.write_table("predictions/m/day=1970-01-01/a-00000001.parquet", table({}, {}, {}))
     log = shadow(files, max_rows=2)
-    rows = log.rows(log.unread()[0])
-    log.keep(["x"], rows, np.zeros(2))
-    assert (rows.num_rows, log.is_full) == (2, True)
+    taken, rows = log.read(log.unread())
+    keep(log, rows, np.zeros(2), np.zeros(2), taken)
+    assert (len(rows), log.is_full) == (2, True)
 
 
 def test_file_that_was_deleted_has_no_rows(files: Files) -> None:
-    assert shadow(files).rows("predictions/m/day=1970-01-01/gone.parquet").num_rows == 0
+    taken, rows = shadow(files).read(["predictions/m/day=1970-01-01/gone.parquet"])
+    assert (len(taken), len(rows)) == (1, 0)
+
+
+def test_scores_of_an_earlier_release_still_pair_but_tell_no_disagreement(files: Files) -> None:
+    old = pa.table({"prediction_id": ["p0"], "0": [0.1]}).replace_schema_metadata({"ray_mlops.sources": '["a"]'})
+    files.write_table("predictions-shadow/m/m-v2/00000000.parquet", old)
+    log = shadow(files)
+    assert log.predictions == {"p0": 0.1}
+    assert log.disagreement((FACTS, FACTS)).rows == 0
+
+
+def test_scores_of_a_newer_release_are_refused(files: Files) -> None:
+    newer = pa.table({"prediction_id": ["p0"], "0": [0.1]})
+    metadata = {"ray_mlops.sources": '["a"]', "ray_mlops.schema_version": "9"}
+    files.write_table("predictions-shadow/m/m-v2/00000000.parquet", newer.replace_schema_metadata(metadata))
+    with pytest.raises(StoreError, match="schema_version 9"):
+        shadow(files)
+
+
+def test_rows_that_differ_most_are_shown_with_inputs_also_after_a_restart(files: Files) -> None:
+    name = "predictions/m/day=1970-01-01/a-00000001.parquet"
+    files.write_table(name, table(*({"features.x": float(i), "prediction": 0.5} for i in range(20))))
+    log = shadow(files)
+    taken, rows = log.read(log.unread())
+    keep(log, rows, 0.5 + np.arange(20) / 40, np.full(20, 0.5), taken)
+    for each in (log, shadow(files)):
+        found = each.disagreement((FACTS, FACTS))
+        assert [row.prediction_id for row in found.most] == ["p19", "p18", "p17", "p16", "p15"]
+        assert found.most[0].inputs == {"x": 19.0}
+        assert (found.most[0].champion, found.most[0].other) == (0.5, 0.975)
+        assert found.mean_difference == pytest.approx(np.arange(20).mean() / 40)
+    files.delete(name)
+    forgotten = shadow(files).disagreement((FACTS, FACTS))
+    assert (forgotten.most[0].prediction_id, forgotten.most[0].inputs) == ("p19", None)
+
+
+def test_row_that_was_answered_twice_counts_once(files: Files) -> None:
+    log = shadow(files)
+    keep(log, LoggedRows.of(table({}, {})), [0.9, 0.9], [0.5, 0.5])
+    keep(log, LoggedRows.of(table({}, {"prediction_id": "p7"})), [0.1, 0.5], [0.5, 0.5])
+    found = log.disagreement((FACTS, FACTS))
+    assert (found.rows, log.predictions["p0"]) == (3, 0.9)
 
 
 def test_pairs_are_means_over_a_requests_rows() -> None:
