@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 from ray import serve
@@ -10,7 +11,7 @@ from ray.serve.schema import ApplicationStatus
 
 from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import ClusterError, DeadlineError
-from ray_mlops.serving.arm_state import read_replicas, set_replicas
+from ray_mlops.serving.arm_state import ArmReplicas, read_replicas, set_replicas
 from ray_mlops.serving.candidate import CandidateArm, GateReplica
 from ray_mlops.serving.loaded import trusted_modules
 from ray_mlops.serving.rollout.sizing import actor_resources
@@ -112,15 +113,16 @@ def scale_arm(model: str, version: str, replicas: int, timeout_s: float) -> None
     name, deadline = arm_app(model, version), time.monotonic() + timeout_s
     if read_replicas(name, ARM_DEPLOYMENT).target < replicas:
         set_replicas(name, ARM_DEPLOYMENT, replicas)
-    while True:
-        found = read_replicas(name, ARM_DEPLOYMENT)
+    found = ArmReplicas()
+    while time.monotonic() < deadline:
+        with suppress(ClusterError):  # a controller that is busy, or starts again, is asked again
+            found = read_replicas(name, ARM_DEPLOYMENT)
         if len(found.running) >= replicas:
             return
-        if time.monotonic() > deadline:
-            set_replicas(name, ARM_DEPLOYMENT, max(1, len(found.running)))
-            problem = f"{len(found.running)} of {replicas} replicas run after {timeout_s:g} s: {found.message}"
-            raise DeadlineError(problem, f"application {name!r}", "see 'ray status'")
         time.sleep(POLL_S)
+    set_replicas(name, ARM_DEPLOYMENT, max(1, len(found.running)))
+    problem = f"{len(found.running)} of {replicas} replicas run after {timeout_s:g} s: {found.message}"
+    raise DeadlineError(problem, f"application {name!r}", "see 'ray status'")
 
 
 def actor_options(config: ProjectConfig) -> dict[str, Any]:

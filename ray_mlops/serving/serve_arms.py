@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
 from ray_mlops.config import ProjectConfig
-from ray_mlops.errors import DeadlineError, RayMLOpsError, RolloutError
+from ray_mlops.errors import ClusterError, DeadlineError, RayMLOpsError, RolloutError
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.arm_calls import ArmCalls, Reply, Rows
 from ray_mlops.serving.arm_replies import unpacked
@@ -137,23 +137,31 @@ class ServeArmControl:
         status, message = await asyncio.to_thread(app_status, name)
         if status is None or status == ApplicationStatus.DELETING:
             return "absent", message
-        found = await asyncio.to_thread(read_replicas, name, ARM_DEPLOYMENT)
         known = self._replicas.setdefault(name, {})
-        if death := await asyncio.to_thread(_death, known, found):
-            return "failed", death
-        known.update(found.running)
-        if status in FAILED:
-            return "failed", message
-        if not found.running:
-            return "starting", message
+        try:
+            found = await asyncio.to_thread(read_replicas, name, ARM_DEPLOYMENT)
+            if death := await asyncio.to_thread(_death, known, found):
+                return "failed", death
+            known.update(found.running)
+            if status in FAILED:
+                return "failed", message
+            if not found.running:
+                return "starting", message
+            if problem := await self._hangs(model, version):
+                # Serve may not know yet that a process is dead, and a call waits for it as for one that hangs.
+                found = await asyncio.to_thread(read_replicas, name, ARM_DEPLOYMENT)
+                return "failed", await asyncio.to_thread(_death, known, found) or problem
+        except ClusterError as error:  # Serve's controller is away: that says nothing about the arm
+            return "starting", str(error)
+        return "ready", ""
+
+    async def _hangs(self, model: str, version: str) -> str:
+        """Say in words that an arm does not answer; empty when it does."""
         try:
             await self._ask(model, version, "ping", PING_TIMEOUT_S)
         except RolloutError as error:
-            # Serve may not know yet that a process is dead, and a call waits for it as for one that hangs.
-            found = await asyncio.to_thread(read_replicas, name, ARM_DEPLOYMENT)
-            death = await asyncio.to_thread(_death, known, found)
-            return "failed", death or f"it hangs: {error.problem}"
-        return "ready", ""
+            return f"it hangs: {error.problem}"
+        return ""
 
     async def score(self, model: str, version: str, rows: pa.Table) -> tuple[FloatArray, tuple[str, ...]]:
         """Predict rows of raw inputs; returns values [n] or [n, k], and the names of the k classes."""

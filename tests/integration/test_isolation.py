@@ -197,10 +197,14 @@ def test_replicas_are_added_in_place_and_a_full_cluster_says_what_is_free(servic
     after = read_replicas(arm_app(MODEL, "2"), ARM_DEPLOYMENT).running
     assert len(after) == 2
     assert before.items() <= after.items(), "the one that ran goes on"
-    greedy = with_overrides(config, {"rollout.candidate.num_replicas": 60, "rollout.prepare_timeout_s": 4.0})
-    with pytest.raises(ResourceError, match=r"asked for 60 replicas of 0\.1 CPU each, \d+ runs?; free: .* of 4 CPU"):
+    asyncio.run(control.stop(MODEL, "2"))
+    wait_until(lambda: is_gone("2"), "the arm to go")
+    greedy = with_overrides(config, {"rollout.candidate.cpus": 3.0, "rollout.candidate.num_replicas": "auto"})
+    start_arm(MODEL, "2", service.bundles[1].uri, greedy, 0.05)
+    greedy = with_overrides(greedy, {"rollout.candidate.num_replicas": 2, "rollout.prepare_timeout_s": 4.0})
+    with pytest.raises(ResourceError, match=r"asked for 2 replicas of 3 CPU each, 1 runs; free: 0\.\d+ of 4 CPU"):
         asyncio.run(control.scale(MODEL, "2", 0.5, greedy))
-    wait_until(lambda: read_replicas(arm_app(MODEL, "2"), ARM_DEPLOYMENT).target < 60, "the rest is not waited for")
+    wait_until(lambda: read_replicas(arm_app(MODEL, "2"), ARM_DEPLOYMENT).target == 1, "the rest is not waited for")
     asyncio.run(control.stop(MODEL, "2"))
     wait_until(lambda: is_gone("2"), "the arm to go")
 
