@@ -92,6 +92,8 @@ _WORDS: Mapping[str, Render] = {
     "rollout.requested": rollout_text.render_requested,
     "rollout.commanded": rollout_text.render_commanded,
     "rollout.moved": rollout_text.render_moved,
+    "shadow.started": rollout_text.render_shadow,
+    "shadow.stopped": rollout_text.render_shadow,
     "version.registered": version_text.render_registered,
     "version.approved": version_text.render_approved,
     "retrain.requested": version_text.render_requested,

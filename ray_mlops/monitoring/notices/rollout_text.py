@@ -58,6 +58,17 @@ def render_commanded(event: LedgerEvent, standing: Standing, followed: Sequence[
     return _notice(event, "rollout.commanded", "info", f"{by} asks to {command} version {version}", text)
 
 
+def render_shadow(event: LedgerEvent, standing: Standing, followed: Sequence[LedgerEvent] = ()) -> Notice:
+    """A version that scores logged traffic and never answers, from now on or no longer."""
+    payload = event.payload
+    version, by = payload.get("version"), payload.get("by")
+    begins = event.kind == "shadow.started"
+    title = f"version {version} is {'a shadow' if begins else 'no shadow any more'}"
+    reason = payload.get("reason") or "no reason was given"
+    text = paragraphs(what=f"{title}, by {by}.", why=f"{reason}.")
+    return _notice(event, event.kind, "warning" if payload.get("failed") else "info", title, text)
+
+
 def render_moved(event: LedgerEvent, standing: Standing, followed: Sequence[LedgerEvent] = ()) -> Notice:
     """One transition. A stage that this module has no words for is told by its name."""
     payload = event.payload

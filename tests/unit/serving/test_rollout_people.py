@@ -220,8 +220,9 @@ AGAINST: dict[str, tuple[Observation, str]] = {
 
 
 def decide(name: GuardName, is_dry: bool) -> tuple[str, list[Any]]:
-    """Decide with only one guard acting, or with none."""
-    others = [other for other in GUARD_NAMES if other != name]
+    """Decide with only one guard acting, or with none. (Slices look at errors only where errors act at all.)"""
+    acts = {name, "errors"} if name == "slices" else {name}
+    others = [other for other in GUARD_NAMES if other not in acts]
     guards = GuardsConfig(dry_run=[*others, name] if is_dry else others, slices=["carrier"])
     observation, _ = AGAINST[name]
     state = RolloutState("m", "m-v2", "2", "canary", step=2, weight=0.5)
