@@ -242,7 +242,8 @@ def test_guard_acts_unless_it_is_dry(name: Any) -> None:
 @pytest.mark.parametrize("name", sorted(AGAINST))
 def test_dry_guard_is_computed_and_shown_but_never_acts(name: Any) -> None:
     wet, dry = decide(name, is_dry=False)[1], decide(name, is_dry=True)
-    assert dry[0] == "paused", "no guard may promote, and none stops it"
+    stays = "promoting" if name == "slices" else "paused"  # nothing stops it; errors, which act there, let it pass
+    assert dry[0] == stays
     assert dry[1]
     assert all(verdict.dry_run for verdict in dry[1])
     assert [(v.question, v.verdict, v.detail) for v in dry[1]] == [(v.question, v.verdict, v.detail) for v in wet]
