@@ -20,6 +20,8 @@ from jobs.benchmarks.options import Options
 SECTIONS: dict[str, tuple[str, ...]] = {
     "jobs.benchmarks.drift_false_alarms": ("false_alarms",),
     "jobs.benchmarks.drift_detection": ("delay_windows", "delay_windows_quarter_sd", "detected"),
+    "jobs.benchmarks.retraining_policies": ("loss_per_retrain",),
+    "jobs.benchmarks.monitor_kills": ("actor_kills",),
 }
 """Modules with a ``measure(options, report)``, and the figures of each. To add one, add a line."""
 KEYS = tuple(key for keys in SECTIONS.values() for key in keys)

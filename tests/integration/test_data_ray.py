@@ -129,7 +129,7 @@ def test_read_source_and_snapshot_equal_the_table(tmp_path: Path, form: str) -> 
 
 
 def test_parquet_row_groups_become_several_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_mlops.data.source.READ_ROWS", 100)
+    monkeypatch.setattr("ray_mlops.data.source_files.READ_ROWS", 100)
     pq.write_table(rows(), tmp_path / "a.parquet", row_group_size=50)
     dataset = materialise(read_source(SourceConfig(path=str(tmp_path))), "reading")
     assert dataset.num_blocks() == 6

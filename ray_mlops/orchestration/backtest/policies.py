@@ -186,15 +186,9 @@ class Watched:
         self._labelled_until = until_us
         if not len(part):
             return
-        delay_us = _us(self._config.monitoring.labels.delay)
-        labels = part.rows[self._config.data.target].to_pylist()
-        times = (part.event_us + delay_us).tolist()
-        named = zip(row_ids(part, self._config), labels, times, strict=True)
-        records = [LabelRecord(name, label, time_us, time_us) for name, label, time_us in named]
-        lines = [json.dumps({"id": r.id, "label": r.label, "time": r.time, "arrival": r.arrival}) for r in records]
+        records = label_records(part, self._config)
         self._sequence += 1
-        path = f"labels/{self._config.name}/day={_day(window * self._history.window_us)}/b-{self._sequence}.jsonl"
-        self._files.write(path, "".join(f"{line}\n" for line in lines).encode())
+        write_labels(self._files, self._config.name, records, f"b-{self._sequence}")
         self._service.add_labels(self._config.name, records)
 
     def _hand_over(self, rows: History, champion: ModelBundle) -> None:
@@ -264,6 +258,21 @@ def log_rows(rows: History, champion: ModelBundle, config: ProjectConfig, versio
     else:
         columns |= {f"prediction.{name}": pa.array(values[:, i]) for i, name in enumerate(champion.classes)}
     return pa.table(columns)
+
+
+def label_records(rows: History, config: ProjectConfig) -> list[LabelRecord]:
+    """The labels of rows, each ``monitoring.labels.delay`` after its row."""
+    labels = rows.rows[config.data.target].to_pylist()
+    times = (rows.event_us + _us(config.monitoring.labels.delay)).tolist()
+    named = zip(row_ids(rows, config), labels, times, strict=True)
+    return [LabelRecord(name, label, time_us, time_us) for name, label, time_us in named]
+
+
+def write_labels(files: Files, model: str, records: Sequence[LabelRecord], name: str) -> None:
+    """Write labels to the label log, as the gateway does before it acknowledges them."""
+    lines = [json.dumps({"id": r.id, "label": r.label, "time": r.time, "arrival": r.arrival}) for r in records]
+    path = f"labels/{model}/day={_day(records[-1].arrival)}/{name}.jsonl"
+    files.write(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def row_ids(rows: History, config: ProjectConfig) -> Sequence[str]:
