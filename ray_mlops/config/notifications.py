@@ -15,7 +15,7 @@ Severity = Literal["info", "warning", "critical"]
 
 MUST_KNOW: tuple[str, ...] = (
     *("alarm*", "breach*", "gate.refused", "approval.wanted", "retrain.scheduled", "retrain.failed"),
-    *("rollout.paused", "rollout.promoted", "rollout.invalid", "rollout.rolling_back", "rollout.aborting"),
+    *("rollout.paused", "rollout.promoted", "rollout.invalid", "rollout.rolling_back", "rollout.aborted"),
     "delivery.given_up",
 )
 """What a target is sent where nothing else is said: what went wrong, what changed hands, what waits for a person."""
@@ -23,16 +23,8 @@ MUST_KNOW: tuple[str, ...] = (
 NOTICE_KINDS: tuple[str, ...] = (
     *("rollout.requested", "rollout.commanded", "rollout.validating", "rollout.preparing", "rollout.shadow"),
     *("rollout.canary", "rollout.paused", "rollout.resumed", "rollout.promoting", "rollout.baking"),
-    *("rollout.promoted", "rollout.rolling_back", "rollout.rolled_back", "rollout.aborting", "rollout.aborted"),
-    *(
-        "rollout.invalid",
-        "shadow.started",
-        "shadow.stopped",
-        "gate.passed",
-        "gate.refused",
-        "approval.wanted",
-        "approval.given",
-    ),
+    *("rollout.promoted", "rollout.rolling_back", "rollout.rolled_back", "rollout.aborted", "rollout.invalid"),
+    *("shadow.started", "shadow.stopped", "gate.passed", "gate.refused", "approval.wanted", "approval.given"),
     *("retrain.requested", "retrain.scheduled", "retrain.retried", "retrain.withheld", "retrain.registered"),
     *("retrain.refused", "retrain.failed", "alarm", "alarm.reminder", "alarm.over", "breach", "breach.reminder"),
     *("breach.cleared", "acknowledged", "epoch.began", "config.deployed", "model.undeployed", "data.forgotten"),

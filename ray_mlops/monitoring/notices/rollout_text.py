@@ -13,7 +13,6 @@ from ray_mlops.serving.rollout.state import parse_state
 _SEVERITIES: Mapping[str, Severity] = {
     "paused": "warning",
     "rolling_back": "critical",
-    "aborting": "critical",
     "rolled_back": "warning",
     "aborted": "warning",
     "invalid": "critical",
@@ -29,7 +28,6 @@ _WORDS = {
     "promoted": "version {version} is champion for good",
     "rolling_back": "version {version} is rolled back",
     "rolled_back": "version {version} is rolled back; all traffic is with the champion",
-    "aborting": "the rollout of version {version} is aborted",
     "aborted": "the rollout of version {version} was aborted",
     "invalid": "the rollout of version {version} is invalid: its traffic was not split as asked for",
 }

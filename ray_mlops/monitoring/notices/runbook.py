@@ -54,7 +54,6 @@ _TO_DO: Mapping[str, str] = {
 _AS = {
     "alarm.reminder": "alarm",
     "breach.reminder": "breach",
-    "rollout.aborting": "rollout.rolling_back",
 }
 
 

@@ -258,3 +258,16 @@ def test_only_the_first_notice_that_a_dead_target_missed_is_told() -> None:
 def test_what_is_sent_by_default_names_kinds_that_exist() -> None:
     stems = [pattern.rstrip("*") for pattern in MUST_KNOW]
     assert all(any(kind.startswith(stem) for kind in NOTICE_KINDS) for stem in stems)
+
+
+def test_shadows_are_told_and_a_failed_one_is_a_warning() -> None:
+    started = render(event("shadow.started", "m/shadows", version="4", by="ann", reason="curious"), Standing())
+    stopped = render(event("shadow.stopped", "m/shadows", version="4", by="ann", reason="enough"), Standing())
+    failed = render(event("shadow.stopped", "m/shadows", version="4", by="rollouts", failed=True), Standing())
+    assert started is not None
+    assert stopped is not None
+    assert failed is not None
+    assert (started.kind, started.severity) == ("shadow.started", "info")
+    assert "version 4 is a shadow" in started.title
+    assert "curious" in started.text
+    assert (stopped.severity, failed.severity) == ("info", "warning")
