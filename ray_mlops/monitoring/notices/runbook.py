@@ -24,6 +24,10 @@ _TO_DO: Mapping[str, str] = {
         f"The champion answers everything; nobody has to act at once. {_ROLLOUT} Do not start the same version again"
         " before the cause is known."
     ),
+    "rollout.aborted": (
+        "The champion answers everything, and nothing was concluded about the candidate. `ray-mlops rollout start"
+        " {version}` puts it on trial again."
+    ),
     "rollout.invalid": (
         "The traffic was not split as asked for, so nothing was concluded. Look for a router, a cache or retries that"
         " treat callers differently, then run `ray-mlops rollout start {version}`."

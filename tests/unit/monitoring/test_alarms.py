@@ -45,6 +45,13 @@ def test_windows_that_are_closed_again_after_a_crash_change_nothing() -> None:
     assert close(book, 7) == []
 
 
+def test_sound_window_of_before_a_breach_does_not_clear_it() -> None:
+    book = AlarmBook("m", "r")
+    close(book, 5, "x:nulls")
+    assert close(book, 4) == []
+    assert close(book, 6) == [(CLEARED, "m/monitor/r/contract/x:nulls/cleared")]
+
+
 def test_events_of_another_epoch_are_passed_over() -> None:
     book = AlarmBook("m", "r")
     book.apply([event(AlarmChange(RAISED, "k", "contract", "x:nulls"), 5, reference="before")])
