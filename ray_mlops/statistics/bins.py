@@ -21,6 +21,7 @@ IntArray = npt.NDArray[np.int64]
 
 LARGEST = float(np.finfo(np.float64).max)
 """The largest finite number."""
+_FEW = 8192
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -280,7 +281,7 @@ class ColumnCounts:
             return cls(counts, len(numbers))
         finite = numbers[first:last]
         with np.errstate(over="ignore"):
-            total, squares = _capped(finite.sum()), _capped(finite.dot(finite))
+            total, squares = _capped(finite.sum()), _capped(sum_of_squares(finite))
         return cls(counts, len(numbers), total, squares, float(finite[0]), float(finite[-1]))
 
     @classmethod
@@ -354,6 +355,17 @@ def _bin_starts(cumulative: IntArray, bins: int) -> IntArray:
         starts.append(max(end if overshoots else end + 1, begin + 1))
     inside = [start for start in starts if start < len(cumulative)]
     return np.array(inside, dtype=np.int64)
+
+
+def sum_of_squares(numbers: FloatArray) -> float:
+    """Sum the squares of numbers [n].
+
+    Many not by ``dot``: for more than ten thousand numbers BLAS takes several threads, which wait for each other in
+    a loop; on a machine that has other work this took ten times as long. For few it is the quickest.
+    """
+    if len(numbers) <= _FEW:
+        return float(numbers.dot(numbers))
+    return float(np.einsum("i,i->", numbers, numbers))
 
 
 def _capped(sum: float) -> float:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_mlops.statistics.bins import LARGEST, Bins, CategoricalBins, ColumnCounts, NumericBins
+from ray_mlops.statistics.bins import LARGEST, Bins, CategoricalBins, ColumnCounts, NumericBins, sum_of_squares
 from ray_mlops.statistics.columns import as_numbers, as_strings
 
 FloatArray = npt.NDArray[np.float64]
@@ -186,7 +186,7 @@ def _count_numbers(bins: NumericBins, numbers: FloatArray, out: IntArray) -> tup
     if first == last:
         return _NO_MOMENTS
     finite = numbers[first:last]
-    total, squares = float(np.add.reduce(finite)), float(finite.dot(finite))
+    total, squares = float(np.add.reduce(finite)), sum_of_squares(finite)
     if not squares < LARGEST:  # beyond 1e154 squares are infinite, and JSON has no infinity
         total, squares = max(min(total, LARGEST), -LARGEST), LARGEST
     return total, squares, float(finite[0]), float(finite[-1])
