@@ -129,7 +129,7 @@ def test_bundle_is_registered_through_the_same_gate(project: Project, served: st
 
 
 def readme_blocks() -> list[str]:
-    """The Python blocks of the README: a script, and a module with a user's own model."""
+    """The Python blocks of the README: a script, a module with a user's own model, and a stranger reading the log."""
     text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
@@ -137,7 +137,7 @@ def readme_blocks() -> list[str]:
 def test_script_of_the_readme_trains_serves_and_predicts_with_the_model_of_the_readme(
     project: Project, served: str
 ) -> None:
-    script, module = readme_blocks()
+    script, module, _ = readme_blocks()
     (project.directory / "my_models.py").write_text(module)
     (project.directory / "script.py").write_text(
         script.replace('{"a": 1.5, "b": "x"}', '{"x": 1.5, "z": 0.0, "colour": "red"}').replace(
@@ -147,3 +147,11 @@ def test_script_of_the_readme_trains_serves_and_predicts_with_the_model_of_the_r
     out, _ = project.python("script.py")
     assert "gate passed" in out
     assert "'version': '1'" in out, "the champion stays until a rollout replaces it"
+
+
+def test_reader_of_the_readme_counts_the_rows_of_the_log(project: Project, served: str) -> None:
+    (model,) = (project.directory / ".ray_mlops" / "predictions").iterdir()
+    (project.directory / "reader.py").write_text(readme_blocks()[2].replace("flights", model.name))
+    out, _ = project.python("reader.py")
+    assert "count_star()" in out
+    assert "1 row" in out or "rows" in out
