@@ -116,23 +116,20 @@ class ClassificationEstimator:
         classes = np.column_stack((1.0 - shown, shown)) if is_binary else shown
         chances = self.calibrated(shown)
         right = (shown >= self.threshold).astype(np.int64) if is_binary else classes.argmax(axis=1)
-        hit = np.zeros_like(classes)
-        hit[np.arange(len(classes)), right] = 1.0
-        squares = (classes**2).sum(axis=1)[:, None] + 1.0 - 2.0 * classes
+        hit = chances[np.arange(len(classes)), right]
         by_class = {
             "log_loss": -np.log(np.clip(classes, LOG_EPSILON, 1.0 - LOG_EPSILON)),
-            "bounded_loss": squares / 2.0,
-            "accuracy": hit,
+            "bounded_loss": ((_dot(classes, classes) + 1.0) / 2.0)[:, None] - classes,
         }
-        means = {name: (chances * loss).sum(axis=1) for name, loss in by_class.items()}
-        spread = {name: (chances * loss**2).sum(axis=1) - means[name] ** 2 for name, loss in by_class.items()}
+        means = {"accuracy": hit, **{name: _dot(chances, loss) for name, loss in by_class.items()}}
+        squares = {name: _dot(chances, loss * loss) - means[name] ** 2 for name, loss in by_class.items()}
+        spread = {"accuracy": hit * (1.0 - hit), **{name: np.maximum(value, 0.0) for name, value in squares.items()}}
         if is_binary:
             means["brier"], spread["brier"] = means["bounded_loss"], spread["bounded_loss"]
         scores = shown if is_binary else classes.max(axis=1)
         place = self.cells.index(scores)
         outside = ((place == 0) | (place >= self.cells.size - 2)).astype(np.float64)
-        chance = chances[:, 1] if is_binary else chances[np.arange(len(classes)), right]
-        return RowEstimates(means, {n: np.maximum(s, 0.0) for n, s in spread.items()}, scores, outside, chance)
+        return RowEstimates(means, spread, scores, outside, chances[:, 1] if is_binary else hit)
 
     def calibrated(self, prediction: FloatArray) -> FloatArray:
         """Calibrated probability of each class [n, k]; of several classes, scaled to sum to 1."""
@@ -140,9 +137,9 @@ class ClassificationEstimator:
             chance = self.maps[0].of(prediction)
             return np.column_stack((1.0 - chance, chance))
         raw = np.column_stack([each.of(column) for each, column in zip(self.maps, prediction.T, strict=True)])
-        total = raw.sum(axis=1, keepdims=True)
+        total = _dot(raw, np.ones_like(raw))[:, None]
         even = np.full_like(raw, 1.0 / raw.shape[1])
-        return np.where(total > 0.0, raw / np.where(total > 0.0, total, 1.0), even)
+        return np.divide(raw, total, out=even, where=total > 0.0)
 
     def expect(self, prediction: Any) -> Expected:
         """``estimate``, summed up."""
@@ -284,6 +281,11 @@ def estimator_from_json(content: Mapping[str, Any]) -> Estimator:
     if content["kind"] not in kinds:
         raise ValueError(f"unknown kind of estimator {content['kind']!r}")
     return kinds[content["kind"]].from_json(content)
+
+
+def _dot(left: FloatArray, right: FloatArray) -> FloatArray:
+    """Sum of the products of each row [n]; several times faster than ``sum`` over so short an axis."""
+    return np.asarray(np.einsum("nk,nk->n", left, right), dtype=np.float64)
 
 
 def _common_json(estimator: Estimator) -> dict[str, Any]:
