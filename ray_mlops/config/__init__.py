@@ -6,6 +6,7 @@ from ray_mlops.config.judgement import EvaluationConfig, FairnessConfig, GateCon
 from ray_mlops.config.load import build_config, config_hash, json_schema, load_config, parse_overrides, with_overrides
 from ray_mlops.config.monitoring import (
     BudgetConfig,
+    EstimationConfig,
     HistoryConfig,
     LabelsConfig,
     MonitoringConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "DataConfig",
     "DemoConfig",
     "EmailTarget",
+    "EstimationConfig",
     "EvaluationConfig",
     "FailedRequestsConfig",
     "FairnessConfig",

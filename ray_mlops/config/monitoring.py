@@ -42,6 +42,16 @@ class LabelsConfig(Section):
     """Matured cohorts with a smaller share of labels are shown but not judged."""
 
 
+class EstimationConfig(Section):
+    """Performance without labels: advisory, and shown only where it may be believed."""
+
+    interval: float = Field(0.95, gt=0, lt=1)
+    """Probability that the realised metric lies within the band that is shown, if what it assumes holds."""
+    max_outside_ratio: float = Field(0.2, ge=0, le=1)
+    """Share of what an estimate rests on that may lie outside the rows that it was fitted on; above, it is not
+    shown."""
+
+
 class HistoryConfig(Section):
     """How much of the past is kept for display: windows roll up into hours, hours into days."""
 
@@ -90,6 +100,7 @@ class MonitoringConfig(Section):
     """Share of the inputs' weight that these have together."""
     labels: LabelsConfig = LabelsConfig()
     history: HistoryConfig = HistoryConfig()
+    estimation: EstimationConfig = EstimationConfig()
 
     @property
     def reference_windows(self) -> int:

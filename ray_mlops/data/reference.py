@@ -20,6 +20,7 @@ from ray_mlops.data.inputs import InputColumn
 from ray_mlops.data.values import MISSING_US
 from ray_mlops.errors import BundleError, DataError
 from ray_mlops.statistics.bins import CategoricalBins, ColumnCounts, NumericBins, bins_from_json
+from ray_mlops.statistics.estimators import Estimator, estimator_from_json
 from ray_mlops.statistics.projections import NO_PROJECTIONS, Projections, fit_projections
 
 SCHEMA_VERSION = 1
@@ -110,6 +111,8 @@ class ReferenceProfile:
     """Losses on rows that were not trained on, by window, in time order."""
     joint: JointReference = NO_JOINT
     """Not in profiles of older releases."""
+    estimator: Estimator | None = None
+    """Performance without labels; not in profiles of older releases."""
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -206,6 +209,7 @@ class ReferenceProfile:
         return replace(self, columns=rebuilt, score=score, losses=found)
 
     def to_json(self) -> dict[str, Any]:
+        estimator = {} if self.estimator is None else {"estimator": self.estimator.to_json()}
         return {
             "schema_version": SCHEMA_VERSION,
             "window_us": self.window_us,
@@ -214,6 +218,7 @@ class ReferenceProfile:
             "score": self.score.to_json() if self.score else None,
             "losses": {str(window): [loss.n, loss.total, loss.total_squares] for window, loss in self.losses.items()},
             "joint": self.joint.to_json(),
+            **estimator,
         }
 
     @classmethod
@@ -232,7 +237,8 @@ class ReferenceProfile:
             losses = {int(window): LossWindow(*loss) for window, loss in content["losses"].items()}
             joint = JointReference.from_json(content["joint"]) if "joint" in content else NO_JOINT
             losses = dict(sorted(losses.items()))
-            return cls(content["window_us"], columns, content["importance"], score, losses, joint)
+            estimator = estimator_from_json(content["estimator"]) if "estimator" in content else None
+            return cls(content["window_us"], columns, content["importance"], score, losses, joint, estimator)
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"the stored profile is damaged: {error!r}", "reference profile") from error
 

@@ -19,11 +19,14 @@ from ray_mlops.monitoring.combination import (
     noticed_columns,
     share_of_limit,
 )
+from ray_mlops.monitoring.estimation import Calibration
 from ray_mlops.monitoring.faults import Breach, FaultDetector
 from ray_mlops.monitoring.feature import FeatureMonitor, FeatureReference
 from ray_mlops.monitoring.loss_channel import LossChannel, LossWindow
+from ray_mlops.monitoring.loss_parts import UNKNOWN_KIND, LossParts
 from ray_mlops.monitoring.magnitudes import StratifiedMagnitudes
 from ray_mlops.statistics.bins import ColumnCounts
+from ray_mlops.statistics.gap import GapSums
 
 __all__ = ["DatasetMonitor", "FeatureReference", "WindowVerdict"]
 
@@ -84,6 +87,7 @@ class DatasetMonitor:
         losses: Losses of the reference's windows, of rows that the model was not trained on; may be empty.
         config: Levels and tolerances.
         max_violation_ratio: Share of values that may break the declared range or domain in a window.
+        parts: Tells why the loss has risen; None where that cannot be told.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class DatasetMonitor:
         config: MonitoringConfig,
         *,
         max_violation_ratio: float = 0.05,
+        parts: LossParts | None = None,
     ) -> None:
         self._config = config
         self._score = None if score is None else score.name
@@ -110,6 +115,7 @@ class DatasetMonitor:
                 weights.get(reference.name, 0.0),
             )
         self._loss = LossChannel(losses, config.loss_tolerance) if any(n > 0 for n, _, _ in losses) else None
+        self._parts = parts
         alpha = config.alpha if self._loss is None else config.alpha / 2.0
         self._limit = log(1.0 / alpha)
         self._window = 0  # the newest
@@ -151,10 +157,22 @@ class DatasetMonitor:
             self.update_loss(window, loss)
         return self._verdict(window)
 
-    def update_loss(self, window: int, loss: LossWindow) -> None:
-        """Take the losses of one matured window, in order of time; ignored without a reference for them."""
+    def update_loss(self, window: int, loss: LossWindow, gap: GapSums | None = None) -> None:
+        """Take the losses of one matured window, in order of time; ignored without a reference for them.
+
+        Args:
+            window: Its index.
+            loss: Rows, sum and sum of squares of the losses.
+            gap: The same rows beside what was expected of them.
+        """
         if self._loss is not None:
             self._loss.update(window, loss)
+        if self._parts is not None and gap is not None:
+            self._parts.update(window, gap)
+
+    def calibration(self) -> Calibration | None:
+        """What labels say about estimates; None where nothing can be told."""
+        return None if self._parts is None else self._parts.calibration()
 
     # -- what follows from them -----------------------------------------------------------------------
 
@@ -209,8 +227,10 @@ class DatasetMonitor:
                     return breach.to_json()
         if name == "loss" and self._loss is not None:
             reason = f"mean loss {self._loss.last or 0.0:.4f}, up to {self._loss.limit:.4f} is no decay"
-            evidence = {"log_e": self._loss.log_e, "limit": self._limit, "change_point": self._loss.change_window()}
-            return {**evidence, "reason": reason}
+            since = self._loss.change_window()
+            evidence = {"log_e": self._loss.log_e, "limit": self._limit, "change_point": since}
+            kind = UNKNOWN_KIND if self._parts is None else self._parts.describe(since)
+            return {**evidence, "reason": f"{reason}; {kind['kind_reason']}", **kind}
         guilty = list(self.guilty())
         reason = f"drift in {', '.join(guilty)}" if guilty else "no drift"
         evidence = {"log_e": self.log_e, "limit": self._limit, "change_point": self.change_point()}
@@ -229,6 +249,7 @@ class DatasetMonitor:
             "change_point": self.change_point(),
             "breaches": [b.to_json() for column in self._columns.values() for b in column.breaches],
             "loss": None if loss is None else {"log_e": loss.log_e, "mean": loss.last, "limit": loss.limit},
+            "loss_parts": None if loss is None or self._parts is None else self._parts.view(loss.change_window()),
             "features": {name: self._column_view(name, column) for name, column in self._columns.items()},
         }
 
@@ -284,6 +305,7 @@ class DatasetMonitor:
         return {
             "columns": {name: _column_state(column) for name, column in self._columns.items()},
             "loss": None if self._loss is None else self._loss.to_json(),
+            "loss_parts": None if self._parts is None else self._parts.to_json(),
             "window": self._window,
         }
 
@@ -300,6 +322,8 @@ class DatasetMonitor:
             column.counts = None if state["counts"] is None else ColumnCounts.from_json(state["counts"])
         if self._loss is not None and content["loss"] is not None:
             self._loss.restore(content["loss"])
+        if self._parts is not None and content.get("loss_parts") is not None:
+            self._parts.restore(content["loss_parts"])
 
 
 def _test(monitor: FeatureMonitor, window: int, counts: ColumnCounts | None) -> None:

@@ -22,6 +22,7 @@ from ray_mlops.monitoring.frozen import FrozenReference
 from ray_mlops.monitoring.handover import LATENCY, SCORE, Reference, count_columns, without_rows_ahead
 from ray_mlops.monitoring.history import History
 from ray_mlops.monitoring.latency import LATENCY_BINS
+from ray_mlops.monitoring.loss_parts import LossParts
 from ray_mlops.monitoring.monitor import ModelMonitor, Watched
 from ray_mlops.monitoring.strata import stratum_of
 from ray_mlops.runtime.files import Files
@@ -29,6 +30,7 @@ from ray_mlops.serving.label_log import read_labels
 from ray_mlops.serving.prediction_log.files import read_predictions
 from ray_mlops.serving.protocol import LabelRecord
 from ray_mlops.statistics.bins import Bins, ColumnCounts
+from ray_mlops.statistics.estimators import Estimator
 from ray_mlops.statistics.table import TableBins
 from ray_mlops.training.bundle import ModelBundle
 
@@ -112,6 +114,7 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
         None if max_ahead is None else max_ahead // timedelta(microseconds=1),
         profile.joint.projections,
         tuple(config.rollout.guards.slices),
+        estimator=profile.estimator,
     )
     monitor = ModelMonitor(
         _watched(model, version, routes["config_hash"], bundle, start), reference, dataset, config.monitoring
@@ -146,12 +149,13 @@ def _reference_id(champion: Mapping[str, Any], start: int | None) -> str:
 
 def _without_redacted(profile: ReferenceProfile, config: ProjectConfig) -> ReferenceProfile:
     """The profile of what the prediction log shows as it was; what is left out or hashed cannot be watched."""
-    redacted = config.serving.log.redact
+    redacted, estimator = config.serving.log.redact, profile.estimator
     return replace(
         profile,
         columns={name: column for name, column in profile.columns.items() if name not in redacted},
         importance={name: weight for name, weight in profile.importance.items() if name not in redacted},
         joint=profile.joint.without(redacted),
+        estimator=None if estimator is None or estimator.columns & set(redacted) else estimator,
     )
 
 
@@ -200,7 +204,21 @@ def build_channels(
         strata = _strata(score.windows, config)
         scored = FeatureReference(SCORE, score.bins, tuple(score.windows.values()), strata=strata)
     losses = [(loss.n, loss.total, loss.total_squares) for loss in profile.losses.values()]
-    return DatasetMonitor(references, scored, losses, config, max_violation_ratio=max_violation_ratio)
+    return DatasetMonitor(
+        references,
+        scored,
+        losses,
+        config,
+        max_violation_ratio=max_violation_ratio,
+        parts=build_parts(profile.estimator, config),
+    )
+
+
+def build_parts(estimator: Estimator | None, config: MonitoringConfig) -> LossParts | None:
+    """What tells concept from covariate drift; None without an estimator, or windows that it was fitted on."""
+    if estimator is None or not any(gap.excess.n for gap in estimator.windows.values()):
+        return None
+    return LossParts(list(estimator.windows.values()), estimator.bins.labels, config)
 
 
 def _strata(windows: Iterable[int], config: MonitoringConfig) -> tuple[int, ...]:
@@ -284,6 +302,7 @@ def _watched(model: str, version: str, config_hash: str, bundle: ModelBundle, st
         loss_scale=bundle.loss_scale,
         encode=encoder.encode_value,
         start_window=start,
+        threshold=bundle.threshold,
     )
 
 

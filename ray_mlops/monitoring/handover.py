@@ -10,9 +10,12 @@ import pyarrow.compute as pc
 
 from ray_mlops.config import ColumnContract
 from ray_mlops.data.values import category_key
-from ray_mlops.monitoring.labels import KEY_COLUMNS
+from ray_mlops.monitoring.estimation import expect_windows, with_expectations
+from ray_mlops.monitoring.labels import EXPECTED, KEY_COLUMNS
 from ray_mlops.statistics.bins import Bins
 from ray_mlops.statistics.embeddings import EmbeddingProjection
+from ray_mlops.statistics.estimators import Estimator
+from ray_mlops.statistics.expected import Expected
 from ray_mlops.statistics.projections import NO_PROJECTIONS, Projections
 from ray_mlops.statistics.table import TableBins, TableCounts
 
@@ -43,6 +46,8 @@ class Reference:
     """Raw input columns that the label join keeps, for the slices of a rollout."""
     embeddings: tuple[EmbeddingProjection, ...] = ()
     """Columns of vectors, whose norms and directions are counted."""
+    estimator: Estimator | None = None
+    """Performance of the champion without labels."""
     table: TableBins = field(init=False, repr=False, compare=False)
     """The bins, as what counts a whole table."""
 
@@ -69,6 +74,8 @@ class Handover:
     """Keys and predictions of the same rows, for the label join."""
     violations: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     """Values outside the declared range or domain, by window and column; only where there are any."""
+    expected: Mapping[int, Expected] = field(default_factory=dict)
+    """What the champion's own rows let one expect, by window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,15 @@ def build_handover(model: str, replica: str, sequence: int, rows: pa.Table, refe
         part = sound if (windows == index).all() else sound.filter(pa.array(windows == index))
         counts[index] = reference.count(part)
         violations[index] = count_violations(part, reference.rules)
-    return Handover(model, replica, sequence, reference.id, counts, key_columns(rows, reference.kept), violations)
+    rows = with_expectations(rows, reference.estimator, reference.version)
+    kept = key_columns(rows, reference.kept)
+    return Handover(model, replica, sequence, reference.id, counts, kept, violations, expect(kept, reference))
+
+
+def expect(rows: pa.Table, reference: Reference) -> dict[int, Expected]:
+    """What the champion's own rows let one expect, by window; rows from the future are left out."""
+    sound = without_rows_ahead(rows, reference.max_ahead_us)
+    return expect_windows(sound, reference.estimator, reference.version, reference.window_us)
 
 
 def without_rows_ahead(rows: pa.Table, max_ahead_us: int | None) -> pa.Table:
@@ -120,7 +135,8 @@ def key_columns(rows: pa.Table, kept: Collection[str] = ()) -> pa.Table:
         kept: Raw input columns that it keeps as well, as ``features.NAME``.
     """
     wanted = {*KEY_COLUMNS, *(f"features.{name}" for name in kept)}
-    return rows.select([name for name in rows.column_names if name in wanted or name.split(".")[0] == "prediction"])
+    prefixes = ("prediction", EXPECTED.rstrip("."))
+    return rows.select([name for name in rows.column_names if name in wanted or name.split(".")[0] in prefixes])
 
 
 def count_violations(rows: pa.Table, rules: Mapping[str, ColumnContract]) -> dict[str, int]:

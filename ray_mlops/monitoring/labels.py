@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ray_mlops.serving.protocol import LabelRecord
@@ -29,6 +30,8 @@ KEY_COLUMNS = (
 )
 """Columns of the prediction log that the join keeps, besides ``prediction`` or ``prediction.CLASS`` and those that
 define slices of a rollout."""
+EXPECTED = "expected."
+"""What an error model said of a row goes by names that begin with this, and is kept too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,12 @@ class LabelJoin:
     def waiting(self) -> Mapping[str, int]:
         """Labels without a prediction so far, and predictions held."""
         return {"early_labels": len(self._early), "predictions": len(self._where)}
+
+
+def finite_rows(prediction: FloatArray) -> npt.NDArray[np.bool_]:
+    """Which rows have a prediction that is a number, for every class [n]."""
+    finite = np.isfinite(prediction)
+    return np.asarray(finite if prediction.ndim == 1 else finite.all(axis=1), dtype=np.bool_)
 
 
 def prediction_values(table: pa.Table, task: str) -> FloatArray:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ray_mlops.config import MonitoringConfig
 from ray_mlops.monitoring.channels import DatasetMonitor, WindowVerdict
-from ray_mlops.monitoring.estimation import Estimate
+from ray_mlops.monitoring.estimation import Calibration, decide_estimate, estimate_to_json, with_expectations
 from ray_mlops.monitoring.handover import (
     LATENCY,
     SCORE,
@@ -24,15 +24,17 @@ from ray_mlops.monitoring.handover import (
     Receipt,
     Reference,
     count_violations,
+    expect,
     key_columns,
     without_rows_ahead,
 )
 from ray_mlops.monitoring.history import History
-from ray_mlops.monitoring.judging import Watched, estimate, mean_losses, own_losses
+from ray_mlops.monitoring.judging import Watched, mean_losses, own_losses, reconcile
 from ray_mlops.monitoring.labels import KEY_COLUMNS, LabelJoin
 from ray_mlops.monitoring.latency import LatencyWatch
 from ray_mlops.monitoring.monitor_state import HISTORY, MonitorState, Performance, WindowReport, iso_time
 from ray_mlops.serving.protocol import LabelRecord
+from ray_mlops.statistics.expected import Expected
 from ray_mlops.statistics.table import TableCounts
 
 __all__ = ["ModelMonitor", "Performance", "Watched", "WindowReport"]
@@ -86,6 +88,8 @@ class ModelMonitor:
         for window, counts in sent.counts.items():
             self._count(window, counts, sent.violations.get(window, {}))
         self._take(self._sound(sent.rows))
+        for window, expected in sent.expected.items():
+            self._state.expect(window, expected)
         return Receipt(True)
 
     def add_labels(self, labels: Sequence[LabelRecord]) -> dict[str, int]:
@@ -119,8 +123,7 @@ class ModelMonitor:
         event_us = rows["event_time"].cast(pa.int64()).to_numpy()
         windows = event_us // self.reference.window_us
         for window in np.unique(windows).tolist():
-            part = rows.filter(pa.array(windows == window))
-            self._state.count_rows(window, part.num_rows, estimate(self.watched, part))
+            self._state.count_rows(window, int(np.count_nonzero(windows == window)))
         newest, before = int(event_us.max()), self._state.max_event_us
         self._state.max_event_us = newest if before is None else max(before, newest)
 
@@ -161,6 +164,7 @@ class ModelMonitor:
         verdict = self._test_inputs(window, counts, self._violations.pop(window, Counter()))
         matured = self._mature(window)
         self._state.closed = window
+        self._state.settle()
         expired_us = (window + 1) * self.reference.window_us
         self.join.expire(expired_us)
         report = self._report(window, verdict, matured)
@@ -207,10 +211,13 @@ class ModelMonitor:
         own = own_losses(self.watched, table)
         covered = summary.coverage >= self.config.labels.min_coverage and own[0] >= self.config.min_window_rows
         judged = covered and self.watched.is_tested(window)
+        found = reconcile(self.watched, table, self.reference.estimator)
         if judged:
-            self.dataset.update_loss(window, own)
-        loss, log_loss = mean_losses(self.watched, table)
-        self._state.performance[window] = Performance(summary.rows, summary.labelled, loss, log_loss, judged)
+            self.dataset.update_loss(window, own, found.gap)
+        losses = mean_losses(self.watched, table)
+        self._state.performance[window] = Performance(
+            summary.rows, summary.labelled, *losses, judged, found.metrics, found.expected
+        )
 
     def _report(self, window: int, verdict: WindowVerdict | None, matured: tuple[int, ...]) -> WindowReport:
         return WindowReport(
@@ -266,6 +273,7 @@ class ModelMonitor:
     def _shown_at_close(self) -> dict[str, Any]:
         """What changes only when a window is closed."""
         state, window_us = self._state, self.reference.window_us
+        calibration = self.dataset.calibration()
         return {
             "alarms": list(self.dataset.alarms()),
             "breaches": list(self.dataset.breaches()),
@@ -278,12 +286,31 @@ class ModelMonitor:
                 {
                     "window": index,
                     "start": iso_time(index * window_us),
-                    **state.performance[index].to_json(),
-                    "estimated": state.estimates.get(index, Estimate()).to_json(),
+                    **state.performance[index].shown(),
+                    "estimated": self._estimated(index, calibration),
                 }
                 for index in sorted(state.performance)[-HISTORY:]
             ],
+            "unlabelled": [
+                {
+                    "window": index,
+                    "start": iso_time(index * window_us),
+                    "estimated": self._estimated(index, calibration),
+                }
+                for index in sorted(state.estimates)
+                if index not in state.performance and state.closed is not None and index <= state.closed
+            ][-HISTORY:],
         }
+
+    def _estimated(self, window: int, calibration: Calibration | None) -> Any:
+        """The estimate of a closed window, or why there is none."""
+        expected, config = self._state.estimates.get(window), self.config
+        estimator = self.reference.estimator
+        if expected is None and estimator is not None:
+            expected = Expected()
+        decision = decide_estimate(window, expected, calibration, config.min_window_rows, config.estimation)
+        assumes = "" if estimator is None else estimator.assumes
+        return estimate_to_json(expected, decision, assumes, config.estimation.interval)
 
     # -- restarts -------------------------------------------------------------------------------------
 
@@ -317,6 +344,7 @@ class ModelMonitor:
             self.join.add_labels(labels)
             return
         self._state = self._state.replayed(stored)
+        self._state.settle()
         self.join.restore(content["labels"], labels)
         self._shown_windows.extend(report.shown(self.reference.window_us) for report in self._state.reports)
 
@@ -332,7 +360,11 @@ class ModelMonitor:
                 part = sound.filter(pa.array(windows == window))
                 counts = self.reference.count(part)
                 self._count(window, counts, count_violations(part, self.reference.rules))
-        self._take(key_columns(sound, self.reference.kept))
+        rows = with_expectations(sound, self.reference.estimator, self.reference.version)
+        kept = key_columns(rows, self.reference.kept)
+        self._take(kept)
+        for window, expected in expect(kept, self.reference).items():
+            self._state.expect(window, expected)
 
 
 def _us(duration: timedelta) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_mlops.monitoring.estimation import Estimate
+from ray_mlops.statistics.expected import Expected
 
 HISTORY = 120
 """Windows that are remembered for display."""
@@ -25,9 +25,20 @@ class Performance:
     """Mean log-loss, nats (classification)."""
     judged: bool
     """Whether coverage was enough for the loss channel."""
+    realised: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the version's own labelled rows."""
+    expected: Mapping[str, float] = field(default_factory=dict)
+    """What was expected of the same rows; empty without an estimator, and of older releases."""
 
     def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        """For storage."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        return {**plain, "realised": dict(self.realised), "expected": dict(self.expected)}
+
+    def shown(self) -> dict[str, Any]:
+        """For people, with the error of the estimate where it is known."""
+        gap = {name: self.expected[name] - value for name, value in self.realised.items() if name in self.expected}
+        return {**self.to_json(), "estimate_error": gap}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +98,25 @@ class MonitorState:
     """By window; windows beyond display and label horizon are forgotten."""
     labelled: dict[int, int] = field(default_factory=dict)
     performance: dict[int, Performance] = field(default_factory=dict)
-    estimates: dict[int, Estimate] = field(default_factory=dict)
+    estimates: dict[int, Expected] = field(default_factory=dict)
     reports: list[WindowReport] = field(default_factory=list)
 
-    def count_rows(self, window: int, num_rows: int, estimate: Estimate | None) -> None:
+    def count_rows(self, window: int, num_rows: int) -> None:
         """Add rows of one window; those of a closed one are late."""
         self.rows[window] = self.rows.get(window, 0) + num_rows
         self.total_rows += num_rows
         if self.closed is not None and window <= self.closed:
             self.late_rows += num_rows
-        if estimate is not None:
-            self.estimates[window] = self.estimates.get(window, Estimate()) + estimate
+
+    def expect(self, window: int, expected: Expected) -> None:
+        """Add what rows of one window let one expect."""
+        self.estimates[window] = self.estimates.get(window, Expected()) + expected
+
+    def settle(self) -> None:
+        """Keep the estimates of closed windows in little memory."""
+        for window, expected in self.estimates.items():
+            if self.closed is not None and window <= self.closed and expected.cells is not None:
+                self.estimates[window] = expected.settled()
 
     def forget(self, oldest: int) -> None:
         """Let go of what is older than the display and than a window."""
@@ -118,19 +137,20 @@ class MonitorState:
             "rows": sorted(self.rows.items()),
             "labelled": sorted(self.labelled.items()),
             "performance": [[window, p.to_json()] for window, p in sorted(self.performance.items())],
-            "estimates": [[window, [e.n, e.log_loss, e.brier]] for window, e in sorted(self.estimates.items())],
+            "estimates": [[window, expected.to_json()] for window, expected in sorted(self.estimates.items())],
             "reports": [report.to_json() for report in self.reports],
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "MonitorState":
+        """Read what ``to_json`` wrote; estimates of an older release, which had no band, are let go."""
         plain = ("max_event_us", "closed", "matured", "late_rows", "quarantined", "total_rows")
         return cls(
             **{name: content[name] for name in plain},
             rows=dict(content["rows"]),
             labelled=dict(content["labelled"]),
             performance={window: Performance(**p) for window, p in content["performance"]},
-            estimates={window: Estimate(*e) for window, e in content["estimates"]},
+            estimates={w: Expected.from_json(e) for w, e in content["estimates"] if isinstance(e, Mapping)},
             reports=[WindowReport.from_json(report) for report in content["reports"]],
         )
 

@@ -17,6 +17,7 @@ from ray_mlops.orchestration.dataset import Dataset
 from ray_mlops.statistics.losses import bounded_loss
 from ray_mlops.training.assemble import build_bundle
 from ray_mlops.training.bundle import ModelBundle, Prediction
+from ray_mlops.training.estimator import fit_estimator
 from ray_mlops.training.importance import feature_importance
 from ray_mlops.training.recalibration import recalibrate
 from ray_mlops.training.result import TrainingResult
@@ -214,13 +215,13 @@ def _with_reference(
     rows = min(_IMPORTANCE_ROWS, len(dataset.holdout))
     sample = np.sort(np.random.default_rng(config.training.seed).choice(len(dataset.holdout), rows, replace=False))
     importance = feature_importance(bundle, dataset.holdout.take(pa.array(sample)), dataset.holdout_target[sample])
+    event_us, monitoring = event_times_us(dataset.holdout, config.data.event_time), config.monitoring
     profile = dataset.profile.with_importance(importance).with_scores(
-        score_of(prediction),
-        event_times_us(dataset.holdout, config.data.event_time),
-        losses,
-        monitoring=config.monitoring,
+        score_of(prediction), event_us, losses, monitoring=monitoring
     )
-    return bundle.with_profile(profile)
+    seen = (dataset.holdout, prediction.values, dataset.holdout_target, event_us)
+    estimator = fit_estimator(bundle, *seen, monitoring, unseen=config.serving.log.redact)
+    return bundle.with_profile(replace(profile, estimator=estimator))
 
 
 def score_of(prediction: Prediction) -> npt.NDArray[np.float64]:

@@ -113,6 +113,9 @@ def monitor_lines(found: Mapping[str, Any]) -> list[str]:
         f"alarms: {alarms or 'none'}; contract: {breaches or 'ok'}",
         f"policy: {found.get('retraining', {}).get('policy') or '-'}",
     ]
+    parts = found.get("drift", {}).get("loss_parts")
+    if parts and "loss" in found.get("alarms", []):
+        lines.append(f"loss: {parts['kind_reason']}")
     features = found.get("drift", {}).get("features", {})
     for name, feature in sorted(features.items(), key=lambda item: -item[1]["log_e"]):
         distance = feature.get("total_variation")
@@ -120,12 +123,25 @@ def monitor_lines(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {name:20} log e {feature['log_e']:8.2f}  {feature['status']:10} {shown}")
     for window in found.get("performance", [])[-7:]:
         loss = "-" if window["loss"] is None else f"{window['loss']:.4f}"
-        estimated = window["estimated"]["bounded_loss"]
-        guess = "-" if estimated is None else f"{estimated:.4f}"
-        lines.append(
-            f"  {window['start'][:10]} labels {window['labelled']}/{window['rows']} loss {loss} estimated {guess}"
-        )
+        labels = f"labels {window['labelled']}/{window['rows']} loss {loss}"
+        lines.append(f"  {window['start'][:10]} {labels} {_estimate_words(window)}")
+    for window in found.get("unlabelled", [])[-7:]:
+        lines.append(f"  {window['start'][:10]} no labels yet {_estimate_words(window)}")
+    newest = [window["estimated"] for window in (*found.get("performance", []), *found.get("unlabelled", []))]
+    if newest and newest[-1].get("is_shown") is False:
+        lines.append(f"  no estimate: {newest[-1]['reason']}")
     return lines
+
+
+def _estimate_words(window: Mapping[str, Any]) -> str:
+    """An estimated loss with its band, and by how much the estimate of the labelled rows was off."""
+    estimated, error = window["estimated"], window.get("estimate_error", {}).get("bounded_loss")
+    if estimated["bounded_loss"] is None:
+        return "estimated -"
+    band = estimated.get("metrics", {}).get("bounded_loss")
+    words = f"estimated {estimated['bounded_loss']:.4f}"
+    words += "" if band is None else f" ({band['lower']:.4f} to {band['upper']:.4f})"
+    return words if error is None else f"{words} off by {error:+.4f}"
 
 
 def plan_lines(steps: Sequence[StepPlan]) -> list[str]:

@@ -18,6 +18,7 @@ from ray_mlops.ledger import LedgerEvent
 
 MAX_WINDOWS = 120
 MAX_MARKS = 8
+_METRICS = {"accuracy": "Accuracy", "auc": "Area under the ROC curve", "mae": "Mean absolute error", "rmse": "RMSE"}
 _LABEL_WORDS = {
     "accepted": "accepted",
     "duplicate": "repeated",
@@ -53,7 +54,9 @@ def build_performance(
     """
     if isinstance(document, Away):
         return {"away": document.reason, "view": None}
-    windows: list[Mapping[str, Any]] = list(document.get("performance") or ())[-MAX_WINDOWS:]
+    matured: list[Mapping[str, Any]] = list(document.get("performance") or ())
+    unlabelled: list[Mapping[str, Any]] = list(document.get("unlabelled") or ())
+    windows = sorted((*matured, *unlabelled), key=lambda window: window.get("window") or 0)[-MAX_WINDOWS:]
     loss: Mapping[str, Any] = (document.get("drift") or {}).get("loss") or {}
     marks = _marks(windows, epochs, retrainings, document.get("window_s"))
     newest = next((window for window in reversed(windows) if window.get("loss") is not None), None)
@@ -67,7 +70,8 @@ def build_performance(
             "loss_log_e": loss.get("log_e"),
             "alarm_at": (document.get("drift") or {}).get("limit"),
             "is_alarmed": "loss" in (document.get("alarms") or ()),
-            "assumes": next((str(w["estimated"]["assumes"]) for w in windows if w.get("estimated")), ""),
+            "kind": _kind(document),
+            "estimate": _estimate(windows),
             "labels": [(words, labels[name]) for name, words in _LABEL_WORDS.items() if name in labels],
             "figures": _draw(windows, loss.get("limit"), marks),
             "windows": [_row(window) for window in reversed(windows)],
@@ -75,8 +79,31 @@ def build_performance(
     }
 
 
+def _kind(document: Mapping[str, Any]) -> str:
+    """Say what a loss alarm is about; nothing without one."""
+    if "loss" not in (document.get("alarms") or ()):
+        return ""
+    parts: Mapping[str, Any] = (document.get("drift") or {}).get("loss_parts") or {}
+    return str(parts.get("kind_reason") or "")
+
+
+def _estimate(windows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the newest estimate assumes, and why it is shown or not; None without one."""
+    newest: Mapping[str, Any] | None = next((w["estimated"] for w in reversed(windows) if w.get("estimated")), None)
+    if newest is None:
+        return None
+    coverage = newest.get("coverage")
+    return {
+        "assumes": str(newest.get("assumes") or ""),
+        "is_shown": bool(newest.get("is_shown", True)),
+        "reason": str(newest.get("reason") or ""),
+        "band": coverage if isinstance(coverage, float) else None,
+    }
+
+
 def _row(window: Mapping[str, Any]) -> dict[str, Any]:
     estimated = window.get("estimated") or {}
+    errors: Mapping[str, Any] = window.get("estimate_error") or {}
     return {
         "label": window_label(window),
         "rows": window.get("rows") or 0,
@@ -86,6 +113,8 @@ def _row(window: Mapping[str, Any]) -> dict[str, Any]:
         "estimated_loss": estimated.get("bounded_loss"),
         "log_loss": window.get("log_loss"),
         "estimated_log_loss": estimated.get("log_loss"),
+        "error": errors.get("bounded_loss"),
+        "log_loss_error": errors.get("log_loss"),
         "judged": bool(window.get("judged")),
     }
 
@@ -108,6 +137,7 @@ def _draw(windows: Sequence[Mapping[str, Any]], limit: float | None, marks: Sequ
     figures = [_losses(windows, labels, "Mean bounded loss", "loss", "bounded_loss", limit, marks)]
     if any(window.get("log_loss") is not None for window in windows):
         figures.append(_losses(windows, labels, "Mean log loss, nats", "log_loss", "log_loss", None, marks))
+    figures += [_metric(windows, labels, name, title, marks) for name, title in _METRICS.items() if _has(windows, name)]
     shares = Series("rows with a label", [coverage(window) for window in windows], colour=GREEN)
     chart = line_chart(
         [shares], labels, title="Label coverage", y_range=(0.0, 1.0), is_share=True, width=CHART_WIDTH, height=220
@@ -127,11 +157,43 @@ def _losses(
     lines = [Series("realised, from labels", [_number(window.get(realised)) for window in windows])]
     guesses = [_number((window.get("estimated") or {}).get(estimated)) for window in windows]
     if any(map(math.isfinite, guesses)):
-        lines.append(Series("estimated without labels", guesses, is_dashed=True, colour=ORANGE))
+        lines.append(_banded(windows, guesses, estimated))
     if limit is not None:
         lines.append(Series("no decay up to", [limit] * len(labels), is_dashed=True, colour=RED))
     chart = line_chart(lines, labels, markers=marks, title=title, width=CHART_WIDTH)
     return {"svg": Markup(chart), "caption": ""}
+
+
+def _metric(
+    windows: Sequence[Mapping[str, Any]], labels: Sequence[str], name: str, title: str, marks: Sequence[Marker]
+) -> dict[str, Any]:
+    """One metric of the version's own rows: realised and estimated."""
+    lines = []
+    realised = [_number((window.get("realised") or {}).get(name)) for window in windows]
+    if any(map(math.isfinite, realised)):
+        lines.append(Series("realised, from labels", realised))
+    guesses = _bounds(windows, name, "value")
+    if any(map(math.isfinite, guesses)):
+        lines.append(_banded(windows, guesses, name))
+    chart = line_chart(lines, labels, markers=marks, title=title, width=CHART_WIDTH, height=240)
+    return {"svg": Markup(chart), "caption": ""}
+
+
+def _banded(windows: Sequence[Mapping[str, Any]], guesses: Sequence[float], name: str) -> Series:
+    low, high = (_bounds(windows, name, end) for end in ("lower", "upper"))
+    return Series("estimated without labels", guesses, low, high, is_dashed=True, colour=ORANGE)
+
+
+def _bounds(windows: Sequence[Mapping[str, Any]], name: str, end: str) -> list[float]:
+    """The value or an end of the band of an estimated metric, by window; NaN where it is not shown."""
+    metrics = [(window.get("estimated") or {}).get("metrics") or {} for window in windows]
+    return [_number((found.get(name) or {}).get(end)) for found in metrics]
+
+
+def _has(windows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether any window has a metric, realised or estimated."""
+    shown = [*_bounds(windows, name, "value"), *(_number((w.get("realised") or {}).get(name)) for w in windows)]
+    return any(map(math.isfinite, shown))
 
 
 def _number(value: Any) -> float:

@@ -12,6 +12,13 @@ from ray_mlops.monitoring.notices.standing import Standing, model_of
 
 _NAMED = 5
 """Columns that are named in a text; all of them are in the facts."""
+_KINDS = {
+    "concept": " (concept drift)",
+    "covariate": " (covariate drift)",
+    "both": " (covariate and concept drift)",
+    "unclear": "",
+}
+"""Why a loss has risen, for the title; the reason says it at length."""
 _SUBJECTS = {"inputs": "the inputs have", "score": "the predictions have", "loss": "the loss has"}
 
 
@@ -139,6 +146,7 @@ def _drift(event: LedgerEvent, done: str | None) -> Notice:
     columns = payload.get("columns") or {}
     which = "; ".join(describe_column(column, columns.get(column) or {}) for column in guilty[:_NAMED])
     subject = _SUBJECTS.get(name, f"{name} has")
+    kind = _KINDS.get(str(payload.get("kind")), "") if name == "loss" else ""
     verb = "risen" if name == "loss" else "drifted"
     text = paragraphs(
         what=f"{subject} {verb} from the reference of version {payload.get('version')}: {payload.get('reason')}.",
@@ -148,7 +156,8 @@ def _drift(event: LedgerEvent, done: str | None) -> Notice:
         what_was_done=done or "nothing is recorded yet; see `ray-mlops monitor`.",
         to_do=what_to_do("alarm", page="drift"),
     )
-    return _notice(event, "alarm", "critical", f"{model}: drift alarm on {name}" + (f": {named}" * bool(named)), text)
+    title = f"{model}: drift alarm on {name}{kind}" + (f": {named}" * bool(named))
+    return _notice(event, "alarm", "critical", title, text)
 
 
 def _breach(event: LedgerEvent, done: str | None) -> Notice:

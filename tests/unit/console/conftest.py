@@ -222,6 +222,9 @@ def _window(window: int) -> dict[str, Any]:
 def _performance(window: int) -> dict[str, Any]:
     loss = None if window == 9 else 0.142 + 0.004 * math.sin(window) + 0.0012 * max(window - 15, 0)
     estimated = {"rows": 900, "log_loss": 0.442, "bounded_loss": 0.141 + 0.002 * math.sin(window), "assumes": "calm"}
+    band = {"value": 0.141, "lower": 0.131, "upper": 0.151}
+    estimated |= {"metrics": {"bounded_loss": band, "accuracy": {"value": 0.8, "lower": 0.78, "upper": 0.82}}}
+    estimated |= {"is_shown": True, "reason": "not contradicted by 9 matured windows", "coverage": 0.95}
     return {
         "window": START + window,
         "start": _start(window),
@@ -231,6 +234,8 @@ def _performance(window: int) -> dict[str, Any]:
         "log_loss": None if loss is None else 3.1 * loss,
         "judged": loss is not None,
         "estimated": estimated,
+        "realised": {"accuracy": 0.79},
+        "estimate_error": {} if loss is None else {"bounded_loss": 0.141 - loss},
     }
 
 

@@ -289,7 +289,24 @@ def test_performance_shows_realised_estimated_and_coverage(data: Any, ask: Ask) 
         "All 23 windows as a table",
     ):
         assert expected in words
-    assert response.text.count("<svg") == 3
+    assert response.text.count("<svg") == 4
+    for expected in ("Accuracy", "Off by", "The band holds the realised value with a probability of 95%"):
+        assert expected in words
+    assert "not shown" not in words
+
+
+def test_performance_says_why_there_is_no_estimate_and_what_a_loss_alarm_is_about(data: Any, ask: Ask) -> None:
+    view = data.monitors["flights"]
+    view["alarms"] = ["loss"]
+    view["drift"]["loss_parts"] = {"kind": "concept", "kind_reason": "concept drift: labels no longer follow"}
+    hidden = {"rows": 9, "bounded_loss": None, "log_loss": None, "metrics": {}, "assumes": "calm"}
+    hidden |= {"is_shown": False, "reason": "9 rows, 50 are needed", "coverage": 0.95}
+    newest = view["performance"][-1]["window"] + 1
+    view["unlabelled"] = [{"window": newest, "start": "2013-01-31T00:00:00Z", "estimated": hidden}]
+    words = Page(ask(data, "/models/flights/performance")).words
+    assert "concept drift: labels no longer follow." in words
+    assert "The newest estimate is not shown: 9 rows, 50 are needed." in words
+    assert "All 24 windows as a table" in words
 
 
 def test_performance_without_reference_claims_nothing(data: Any, ask: Ask) -> None:
@@ -456,7 +473,7 @@ def test_hostile_names_are_escaped_everywhere(data: Any, ask: Ask) -> None:
         "notices": [name],
         "breaches": [{**view["drift"]["breaches"][0], "feature": name}],
     }
-    view["performance"][0]["estimated"]["assumes"] = name
+    view["performance"][-1]["estimated"]["assumes"] = name
     for window in view["windows"]:
         window["features"] = {name: window["features"]["score"]} if window["features"] else {}
     data.monitors[name] = {**view, "alarms": [name], "version": name}

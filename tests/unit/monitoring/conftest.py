@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ray_mlops.data.profile import fit_features_and_profile
 from ray_mlops.data.target import TargetEncoder
 from ray_mlops.ledger import Ledger
 from ray_mlops.monitoring.channels import DatasetMonitor
+from ray_mlops.monitoring.epoch import build_parts
 from ray_mlops.monitoring.feature import FeatureReference
 from ray_mlops.monitoring.handover import SCORE, Reference, build_handover, count_columns
 from ray_mlops.monitoring.labels import prediction_values
@@ -27,6 +28,8 @@ from ray_mlops.serving.prediction_log.listing import log_path
 from ray_mlops.serving.protocol import Arm, LabelRecord, ModelRoutes
 from ray_mlops.serving.routes import commit_routes
 from ray_mlops.statistics.bins import Bins, CategoricalBins, NumericBins
+from ray_mlops.statistics.estimator_fit import fit_classification, fit_regression
+from ray_mlops.statistics.estimators import Estimator
 from ray_mlops.statistics.losses import bounded_loss
 from ray_mlops.training.bundle import BundleRef, Manifest, ModelBundle
 from ray_mlops.training.factory import build_model
@@ -144,7 +147,7 @@ class Watch:
 def watch() -> Callable[..., Watch]:
     """Makes a monitor of a task, with settings changed."""
 
-    def make(task: str = "binary", start_window: int | None = None, **settings: Any) -> Watch:
+    def make(task: str = "binary", start_window: int | None = None, estimated: bool = True, **settings: Any) -> Watch:
         labels = {**MONITORING["labels"], **settings.pop("labels", {})}
         config = MonitoringConfig.model_validate({**MONITORING, **settings, "labels": labels})
         traffic = Traffic(task)
@@ -159,17 +162,32 @@ def watch() -> Callable[..., Watch]:
         ahead = None if config.max_ahead is None else int(config.max_ahead.total_seconds() * 1e6)
         counts = [count_columns(part, bins) for part in past]
         losses = [_losses(traffic, part) for part in past]
+        estimator = fit_for(traffic, everything, {name: bins[name] for name in ("x", "city")}) if estimated else None
 
         def fresh() -> ModelMonitor:
             references = [FeatureReference(name, bins[name], tuple(c[name] for c in counts)) for name in ("x", "city")]
             score = FeatureReference(SCORE, probe, tuple(c[SCORE] for c in counts))
-            dataset = DatasetMonitor(references, score, losses, config)
+            dataset = DatasetMonitor(references, score, losses, config, parts=build_parts(estimator, config))
             watched = Watched(MODEL, "1", "h", task, CLASSES, 100.0, encode(task), start_window)  # type: ignore[arg-type]
-            return ModelMonitor(watched, Reference("ref", bins, HOUR, {}, "1", ahead), dataset, config)
+            reference = Reference("ref", bins, HOUR, {}, "1", ahead, estimator=estimator)
+            return ModelMonitor(watched, reference, dataset, config)
 
         return Watch(traffic, fresh(), fresh)
 
     return make
+
+
+def fit_for(traffic: Traffic, rows: pa.Table, bins: Mapping[str, Bins]) -> Estimator | None:
+    """What estimates performance without labels, fitted on rows of a traffic."""
+    labels = np.array([encode(traffic.task)(record.label) for record in traffic.labels(rows)])
+    windows = rows["event_time"].cast(pa.int64()).to_numpy() // HOUR
+    kept = tuple(np.unique(windows).tolist())
+    prediction = prediction_values(rows, traffic.task)
+    if traffic.task == "regression":
+        columns = {name: rows[f"features.{name}"] for name in bins}
+        return fit_regression(columns, bins, prediction, labels, 100.0, windows, kept)
+    fitted = fit_classification(traffic.task, prediction, labels, windows, kept)  # type: ignore[arg-type]
+    return None if fitted is None else replace(fitted, classes=CLASSES if traffic.task == "multiclass" else ())
 
 
 def _losses(traffic: Traffic, rows: pa.Table) -> tuple[int, float, float]:
@@ -269,6 +287,7 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
         redact: Mapping[str, str] | None = None,
         slices: Sequence[str] = (),
         store: str = "store",
+        estimated: bool = True,
         **over: Any,
     ) -> World:
         root = tmp_path / store
@@ -300,7 +319,7 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
         }
         config = build_config(content, {})
         files, ledger = Files(str(root)), Ledger(f"sqlite:///{root}/ledger.db")
-        bundles = [_save_bundle(files, config, table, past, seed) for seed in (1, 2)]
+        bundles = [_save_bundle(files, config, table, past, seed, estimated) for seed in (1, 2)]
         key = config_hash(config)
         payload = {"config": config.model_dump(mode="json"), "hash": key}
         ledger.append(f"{MODEL}/config", "config.deployed", f"{MODEL}/config/{key}", payload)
@@ -314,13 +333,17 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
     return make
 
 
-def _save_bundle(files: Files, config: ProjectConfig, table: pa.Table, past: pa.Table, seed: int) -> BundleRef:
+def _save_bundle(
+    files: Files, config: ProjectConfig, table: pa.Table, past: pa.Table, seed: int, estimated: bool = True
+) -> BundleRef:
     """A bundle with random weights, whose scores and losses are those of the traffic."""
     features, profile, _ = fit_features_and_profile(table, config.data, config.monitoring)
     scores = past["prediction"].to_numpy()
     losses = (scores - table["y"].to_numpy()) ** 2
     event_us = past["event_time"].cast(pa.int64()).to_numpy()
     profile = profile.with_scores(scores, event_us, losses, monitoring=config.monitoring)
+    if estimated:
+        profile = replace(profile, estimator=fit_for(Traffic(), past, {}))
     encoder = TargetEncoder.fit(table, config.data)
     spec = ModelSpec("binary", len(features.numeric_names), features.categorical_sizes, 1)
     params = {"hidden": 4, "members": 1, "depth": 1}

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ray_mlops.monitoring.exposition import exposition
@@ -40,7 +41,8 @@ def test_exposition_of_a_watched_model_parses_and_says_what_the_view_says(watch:
     assert found["monitor_alarm", "m", "drift", "loss"] == 1
     assert found["monitor_labels", "m", "accepted"] == 480
     assert found["monitor_loss_ratio", "m", "realised"] == view["performance"][-1]["loss"]
-    assert found["monitor_loss_ratio", "m", "estimated"] == view["performance"][-1]["estimated"]["bounded_loss"]
+    assert view["performance"][-1]["estimated"]["is_shown"] is False
+    assert ("monitor_loss_ratio", "m", "estimated") not in found
     assert found["monitor_log_evidence", "m", "x"] == view["drift"]["features"]["x"]["log_e"]
     assert found["retraining_in_flight", "m"] == 1
     assert found["monitor_rows", 'we"ird\n'] == 480
@@ -53,8 +55,9 @@ def test_exposition_before_the_first_row_parses(watch: Any) -> None:
     assert found["retraining_in_flight", "m"] == 0
 
 
-def test_exposition_of_a_regression_has_no_estimate(watch: Any) -> None:
-    watched = watch("regression")
+@pytest.mark.parametrize("estimated", [True, False])
+def test_exposition_has_an_estimate_where_one_is_shown(watch: Any, estimated: bool) -> None:
+    watched = watch("regression", estimated=estimated)
     for window in range(1000, 1004):
         rows = watched.traffic.window(window)
         watched.send(rows)
@@ -62,7 +65,7 @@ def test_exposition_of_a_regression_has_no_estimate(watch: Any) -> None:
         watched.close()
     found = samples({"m": {**watched.monitor.view(), "retraining": RETRAINING}})
     assert ("monitor_loss_ratio", "m", "realised") in found
-    assert ("monitor_loss_ratio", "m", "estimated") not in found
+    assert (("monitor_loss_ratio", "m", "estimated") in found) is estimated
 
 
 def test_exposition_without_models_is_empty_of_samples() -> None:

@@ -5,7 +5,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_mlops.monitoring.estimation import estimate_losses
 from ray_mlops.monitoring.labels import LabelJoin, prediction_values
 from ray_mlops.serving.protocol import LabelRecord
 
@@ -111,14 +110,3 @@ def test_known_names_only_what_is_held() -> None:
 def test_prediction_values_of_classes_keep_the_columns_order() -> None:
     table = pa.table({"prediction.x": [0.2], "prediction.y": [0.8]})
     assert prediction_values(table, "multiclass").tolist() == [[0.2, 0.8]]
-
-
-def test_estimate_of_a_calibrated_model_is_its_expected_loss() -> None:
-    estimate = estimate_losses("binary", prediction_values(pa.table({"prediction": [0.2, 0.5]}), "binary"))
-    assert estimate is not None
-    assert estimate.brier == pytest.approx(0.16 + 0.25)
-    assert (estimate + estimate).n == 4
-
-
-def test_estimate_of_a_regression_does_not_exist() -> None:
-    assert estimate_losses("regression", prediction_values(pa.table({"prediction": [1.0]}), "regression")) is None

@@ -282,8 +282,12 @@ def test_loss_of_each_task_is_shown_and_its_rise_alarms(watch: Any, task: str) -
     assert shown["judged"]
     assert shown["loss"] > 0.3
     assert (shown["log_loss"] is None) == (task == "regression")
-    assert (shown["estimated"]["bounded_loss"] is None) == (task == "regression")
     assert "loss" in watched.monitor.view()["alarms"]
+    assert watched.monitor.dataset.describe("loss")["kind"] == "concept"
+    assert not shown["estimated"]["is_shown"]
+    assert shown["estimated"]["bounded_loss"] is None
+    assert "labels contradict it" in shown["estimated"]["reason"]
+    assert shown["estimate_error"]["bounded_loss"] < -0.2
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
@@ -294,8 +298,67 @@ def test_usual_loss_does_not_alarm(watch: Any, task: str) -> None:
         watched.send(rows)
         watched.monitor.add_labels(watched.traffic.labels(rows))
         watched.close()
-    assert performance(watched)[FIRST]["judged"]
+    shown = performance(watched)[FIRST]
+    assert shown["judged"]
     assert "loss" not in watched.monitor.view()["alarms"]
+    estimated = shown["estimated"]
+    assert estimated["is_shown"]
+    assert estimated["rows"] == 40
+    wanted = {
+        "binary": {"accuracy", "auc", "brier", "log_loss", "bounded_loss"},
+        "multiclass": {"accuracy", "log_loss", "bounded_loss"},
+        "regression": {"mae", "rmse", "bounded_loss"},
+    }
+    assert set(estimated["metrics"]) == set(shown["realised"]) == set(shown["estimate_error"]) == wanted[task]
+    assert all(band["lower"] <= band["value"] <= band["upper"] for band in estimated["metrics"].values())
+    assert estimated["bounded_loss"] == pytest.approx(shown["loss"], abs=0.05)
+    assert [window["window"] for window in watched.monitor.view()["unlabelled"]] == [FIRST + 9, FIRST + 10]
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_estimate_is_the_same_however_rows_are_flushed_and_after_a_restart(watch: Any, task: str) -> None:
+    whole, parts = watch(task), watch(task)
+    log = [whole.traffic.window(window) for window in range(FIRST, FIRST + 4)]
+    for rows in log:
+        whole.send(rows)
+        whole.close()
+        for start in range(0, 40, 7):
+            parts.send(rows.slice(start, 7))
+            parts.close()
+    again = parts.make()
+    again.restore(json.loads(json.dumps(parts.monitor.checkpoint())), pa.concat_tables(log), [])
+    shown = [each.view()["unlabelled"] for each in (whole.monitor, parts.monitor, again)]
+    for one, two, three in zip(*shown, strict=True):
+        for name, band in one["estimated"]["metrics"].items():
+            assert two["estimated"]["metrics"][name] == pytest.approx(band, abs=1e-9)
+            assert three["estimated"]["metrics"][name] == pytest.approx(band, abs=1e-9)
+
+
+def test_version_without_an_estimator_shows_none_and_says_why(watch: Any) -> None:
+    watched = watch(estimated=False)
+    for window in range(FIRST, FIRST + 12):
+        rows = watched.traffic.window(window)
+        watched.send(rows)
+        watched.monitor.add_labels(watched.traffic.labels(rows, flip=True))
+        watched.close()
+    shown = performance(watched)[FIRST]
+    assert shown["estimated"]["metrics"] == {}
+    assert "no estimator" in shown["estimated"]["reason"]
+    assert shown["realised"]["accuracy"] == 0.0
+    assert watched.monitor.dataset.describe("loss")["kind"] == "unclear"
+
+
+def test_checkpoint_of_an_older_release_is_read(watch: Any) -> None:
+    watched = watch()
+    watched.run(range(FIRST, FIRST + 3))
+    content = json.loads(json.dumps(watched.monitor.checkpoint()))
+    content["estimates"] = [[FIRST, [40, 20.0, 8.0]]]
+    content["performance"] = [[FIRST, {"rows": 40, "labelled": 0, "loss": None, "log_loss": None, "judged": False}]]
+    del content["dataset"]["loss_parts"]
+    again = watched.make()
+    again.restore(content, None, [])
+    again.dataset.restore(content["dataset"])
+    assert again.view()["closed_window"] == watched.monitor.closed_window
 
 
 def test_multiclass_loss_is_right_beside_a_version_with_other_classes(watch: Any) -> None:

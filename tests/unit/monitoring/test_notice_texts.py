@@ -1,6 +1,7 @@
 """Every event of the ledger in words: each kind is covered, and an alarm says all that a person asks."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,17 @@ def test_alarm_without_a_retraining_says_why(make_world: Any) -> None:
     assert notice is not None
     assert "What was done: no retraining: loss: a rollout is under way." in notice.text
     assert "the loss has risen" in notice.text
+    assert notice.title.endswith("drift alarm on loss")
+
+
+@pytest.mark.parametrize(("kind", "words"), [("concept", "concept drift"), ("both", "covariate and concept drift")])
+def test_loss_alarm_says_whether_rows_or_labels_have_changed(kind: str, words: str) -> None:
+    why = f"mean loss 0.2, up to 0.1 is no decay; {words}: labels no longer follow"
+    raised = event("monitor.alarm", event_time=2 * HOUR, window=1, level="drift", name="loss", reason=why)
+    notice = render(replace(raised, payload={**raised.payload, "kind": kind}), Standing())
+    assert notice is not None
+    assert notice.title.endswith(f"drift alarm on loss ({words})")
+    assert why in notice.text
 
 
 BREACH = {
