@@ -6,6 +6,8 @@ from ray_mlops.config.judgement import EvaluationConfig, FairnessConfig, GateCon
 from ray_mlops.config.load import build_config, config_hash, json_schema, load_config, parse_overrides, with_overrides
 from ray_mlops.config.monitoring import (
     BudgetConfig,
+    DrillConfig,
+    FaultName,
     HistoryConfig,
     LabelsConfig,
     MonitoringConfig,
@@ -44,10 +46,12 @@ __all__ = [
     "ContractConfig",
     "DataConfig",
     "DemoConfig",
+    "DrillConfig",
     "EmailTarget",
     "EvaluationConfig",
     "FailedRequestsConfig",
     "FairnessConfig",
+    "FaultName",
     "FeatureConfig",
     "GateConfig",
     "GuardsConfig",
