@@ -97,8 +97,8 @@ def diagnose_alarm(
         raise MonitoringError(f"no row lies in the {side} windows", config.name, "were they deleted by 'ray-mlops gc'?")
     on_phase("compare", f"{len(reference)} and {len(current)} rows")
     watched = [c.name for c in bundle.features.columns if c.role == "feature" and c.input_type != "datetime"]
-    sides = [_side(rows, bundle, config) for rows in (reference, current)]
-    return Answer(question, len(reference), len(current), diagnose(*sides, watched, seed=seed))
+    then, now = (_side(rows, bundle, config) for rows in (reference, current))
+    return Answer(question, len(reference), len(current), diagnose(then, now, watched, seed=seed))
 
 
 def find_alarm(ledger: Ledger, model: str, alarm: str | None) -> LedgerEvent | None:
@@ -181,7 +181,7 @@ def _reference_rows(
 
 
 def _side(rows: PastRows, bundle: ModelBundle, config: ProjectConfig) -> Side:
-    """Rows with the loss of the version's own predictions; calendar columns are left to the slices of others."""
+    """Rows with the loss of the version's own predictions, whoever answered them."""
     known = np.isfinite(rows.target)
     loss: npt.NDArray[np.float64] = np.full(len(rows), np.nan)
     if known.any():

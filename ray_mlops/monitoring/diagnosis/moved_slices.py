@@ -130,11 +130,11 @@ def _compared(
     sides = [(side, inside, np.isfinite(side.loss)) for side, inside in ((reference, then), (current, now))]
     if any(not (inside & known).any() for _, inside, known in sides):
         return MovedSlice(column, label, int(now.sum()), share, None, None)
-    losses = [
+    old, new = (
         _ratio(np.where(known, side.loss, 0.0) * inside, inside & known, side.windows) for side, inside, known in sides
-    ]
+    )
     before, after = (float(side.loss[inside & known].sum() / known.sum()) for side, inside, known in sides)
-    return MovedSlice(column, label, int(now.sum()), share, _change(*losses, level), after - before)
+    return MovedSlice(column, label, int(now.sum()), share, _change(old, new, level), after - before)
 
 
 _Estimate = tuple[float, float, int]

@@ -36,7 +36,7 @@ class Diagnosis:
 
 
 def diagnose(
-    reference: Side, current: Side, columns: Sequence[str], *, max_rows: int = 10_000, seed: int = 0
+    reference: Side, current: Side, columns: Sequence[str], *, max_rows: int = 5_000, seed: int = 0
 ) -> Diagnosis:
     """Compare rows of now with those of the reference in every way that needs no more than them.
 
