@@ -1,14 +1,15 @@
-"""Fire drills of a version: from the store to a report, and what a rollout may ask for into the ledger.
+"""Fire drills of a model: from the store to a report, and what a rollout may ask for into the ledger.
 
 Nothing here touches what runs: rows are read, faults are put into a copy in memory, and the one thing that is
 written is the ledger's event on what was found.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
 from ray_mlops.config import FaultName, ProjectConfig
-from ray_mlops.errors import DataError
+from ray_mlops.errors import DataError, MonitoringError
 from ray_mlops.ledger import Ledger, LedgerEvent, registered_versions
 from ray_mlops.monitoring.drill.injections import INJECTIONS
 from ray_mlops.monitoring.drill.report import DrillReport, false_alarms, summarise
@@ -16,11 +17,12 @@ from ray_mlops.monitoring.drill.run import Drill, OnRun, Plan
 from ray_mlops.monitoring.drill.stream import Stretch
 from ray_mlops.monitoring.drill.watch import label_lag
 from ray_mlops.orchestration.fit import OnPhase, silent
-from ray_mlops.orchestration.pipeline import find_version, load_bundle
 from ray_mlops.orchestration.shadow import Origin, logged_past, origins, shadow_stretch, snapshot_past
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.rollout.drills import DRILL_FINISHED, drill_payload
 from ray_mlops.training.bundle import ModelBundle
+
+logger = logging.getLogger(__name__)
 
 RowsFrom = Literal["auto", "log", "snapshot"]
 _WORDS = {"log": "served rows", "snapshot": "rows of its own snapshot"}
@@ -42,9 +44,10 @@ def default_plan(config: ProjectConfig, faults: tuple[FaultName, ...] = (), colu
     return Plan(faults or tuple(INJECTIONS), drill.repeats, drill.clean_windows, drill.within_windows, column)
 
 
-def drill_version(
+def drill_bundle(
     config: ProjectConfig,
-    model: str,
+    version: str,
+    bundle: ModelBundle,
     plan: Plan,
     *,
     rows_from: RowsFrom = "auto",
@@ -52,24 +55,22 @@ def drill_version(
     record: bool = True,
     on_phase: OnPhase = silent,
 ) -> Drilled:
-    """Drill a version.
+    """Drill a model.
 
     Args:
         config: The configuration that it is, or would be, watched by.
-        model: A version, an alias or a bundle's path.
+        version: What it is called; the ledger is told only where such a version is registered.
+        bundle: The model.
         plan: What is done.
         rows_from: `auto` takes the served rows where there are enough windows of them, else the version's snapshot.
         rows_per_window: At most this many rows of each window.
-        record: Tell the ledger, where ``model`` is a registered version and every column had its turn.
+        record: Tell the ledger, where every column had its turn.
         on_phase: Progress.
 
     Raises:
-        ModelNotFoundError: There is no such version.
         DataError: There are too few windows.
         MonitoringError: No fault can befall the plan's column.
     """
-    version, address = find_version(config, model)
-    bundle = load_bundle(address, config)
     on_phase("rows", "")
     origin, stretch = _rows(config, bundle, plan, rows_from, rows_per_window)
     drill = Drill(bundle, config, stretch, plan)
@@ -78,6 +79,20 @@ def drill_version(
     report = run_drill(drill, origin, lambda done, total: on_phase("drill", f"run {done} of {total}"))
     recorded = record and plan.column is None and _record(config, version, report)
     return Drilled(version, report, recorded)
+
+
+def drill_as_required(config: ProjectConfig, version: str, bundle: ModelBundle, on_phase: OnPhase = silent) -> None:
+    """Drill a new version for the faults of ``monitoring.drill.required_power``; nothing where none is required.
+
+    Where that cannot be done the version waits for a drill by hand.
+    """
+    required = tuple(config.monitoring.drill.required_power)
+    if not required:
+        return
+    try:
+        drill_bundle(config, version, bundle, default_plan(config, required), on_phase=on_phase)
+    except (DataError, MonitoringError) as error:
+        logger.warning("could not drill model=%s version=%s error=%s", config.name, version, error)
 
 
 def run_drill(drill: Drill, origin: Origin, on_run: OnRun | None = None) -> DrillReport:

@@ -6,7 +6,7 @@ are never parted between training and test, and the p-value counts windows, not 
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,9 @@ class ClassifierTest:
     reference_rows: int
     current_rows: int
     units: int
-    """Windows (or rows, where there are none) that the p-value counts."""
+    """How many independent units the p-value counts."""
+    unit: Literal["windows", "rows"]
+    """What they are: rows only where no windows were given."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -102,7 +104,8 @@ def tell_apart(
     p_value = float(mannwhitneyu(means[kinds == 1], means[kinds == 0], alternative="greater").pvalue)
     ranked = sorted(((name, float(np.mean(found))) for name, found in drops.items()), key=lambda pair: -pair[1])
     auc = area_under_curve(scores, is_current)
-    return ClassifierTest(auc, p_value, tuple(ranked), len(rows[0]), len(rows[1]), len(means))
+    unit: Literal["windows", "rows"] = "rows" if reference_windows is None or current_windows is None else "windows"
+    return ClassifierTest(auc, p_value, tuple(ranked), len(rows[0]), len(rows[1]), len(means), unit)
 
 
 def density_ratios(

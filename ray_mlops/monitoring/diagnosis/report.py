@@ -93,7 +93,7 @@ def _classifier_lines(test: ClassifierTest) -> list[str]:
     verdict = "can be told apart" if test.p_value < 0.01 else "cannot safely be told apart"
     lines = [
         f"Rows of now {verdict} from the reference: a classifier's AUC is {test.auc:.3f} (0.5: not at all), "
-        f"p = {test.p_value:.2g} over {test.units} windows or rows.",
+        f"p = {test.p_value:.2g} over {test.units} {test.unit}.",
     ]
     telling = [(name, drop) for name, drop in test.features if drop > 0.001][:_SHOWN]
     if telling:
@@ -129,5 +129,8 @@ def _slice_lines(slices: Sequence[MovedSlice]) -> list[str]:
 
 
 def _change(change: Change, form: str) -> str:
+    moved = f"{change.before:{form}} → {change.now:{form}}"
+    if change.lower != change.lower:
+        return f"{moved} (too few windows for an interval)"
     sure = "" if change.is_clear else ", not clear"
-    return f"{change.before:{form}} → {change.now:{form}} [{change.lower:+{form}}, {change.upper:+{form}}{sure}]"
+    return f"{moved} [{change.lower:+{form}}, {change.upper:+{form}}{sure}]"
