@@ -17,7 +17,7 @@ from ray_mlops.monitoring.drill.run import Drill, OnRun, Plan
 from ray_mlops.monitoring.drill.stream import Stretch
 from ray_mlops.monitoring.drill.watch import label_lag
 from ray_mlops.orchestration.fit import OnPhase, silent
-from ray_mlops.orchestration.shadow import Origin, logged_past, origins, shadow_stretch, snapshot_past
+from ray_mlops.orchestration.past_rows import Origin, logged_past, origins, snapshot_past, stretch_of_newest
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.rollout.drills import DRILL_FINISHED, drill_payload
 from ray_mlops.training.bundle import ModelBundle
@@ -123,7 +123,7 @@ def _rows(
         past = logged_past(config, bundle, files) if origin == "log" else snapshot_past(config, bundle, files)
         if past is None:
             continue
-        stretch = shadow_stretch(
+        stretch = stretch_of_newest(
             past, config, bundle, num_windows=wanted, rows_per_window=rows_per_window, seed=plan.seed
         )
         if len(stretch.windows) >= needed or origin == origins(rows_from)[-1]:

@@ -13,7 +13,7 @@ from ray_mlops.errors import DataError, MonitoringError
 from ray_mlops.monitoring.drill.injections import INJECTIONS, eligible_columns
 from ray_mlops.monitoring.drill.observing import Observed, Observer
 from ray_mlops.monitoring.drill.stream import Stretch, joined, permuted
-from ray_mlops.monitoring.drill.watch import MonitorName, ShadowWatch, is_named
+from ray_mlops.monitoring.drill.watch import DrillWatch, MonitorName, is_named
 from ray_mlops.monitoring.epoch import without_redacted
 from ray_mlops.monitoring.strata import stratum_of
 from ray_mlops.training.bundle import ModelBundle
@@ -70,7 +70,7 @@ class Drill:
     Args:
         bundle: The model.
         config: Its configuration.
-        stretch: The shadow copy; windows with fewer than ``monitoring.min_window_rows`` rows are left out.
+        stretch: The copy of the stream; windows with fewer than ``monitoring.min_window_rows`` rows are left out.
         plan: What is done.
 
     Raises:
@@ -150,7 +150,7 @@ class Drill:
         places = list(order)
         first_clean, first_faulty = self.num_reference, self.num_reference + self.plan.clean
         reference = {place: self.seen[order[place]] for place in places[:first_clean]}
-        watch = ShadowWatch(self.profile, reference, self.config)
+        watch = DrillWatch(self.profile, reference, self.config)
         is_warming_up, clean = watch.is_warming_up, dict[MonitorName, int]()
         for index, place in enumerate(places[first_clean:first_faulty], 1):
             for monitor in watch.update(place, self.seen[order[place]]).named:
@@ -171,7 +171,7 @@ class Drill:
         self,
         fault: FaultName,
         column: str,
-        watch: ShadowWatch,
+        watch: DrillWatch,
         seen: Mapping[int, Observed],
         clean: Mapping[MonitorName, int],
     ) -> FaultRun:

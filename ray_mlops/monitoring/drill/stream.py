@@ -1,4 +1,4 @@
-"""The shadow copy: real windows of a stream, put into a random order, in which nothing changes."""
+"""A copy of the stream: real windows of a stream, put into a random order, in which nothing changes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

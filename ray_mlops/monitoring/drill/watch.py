@@ -1,4 +1,4 @@
-"""A monitor over a shadow stream: the model's own channels, and which of them speak at a window."""
+"""A monitor over a copy of the stream: the model's own channels, and which of them speak at a window."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,8 +42,8 @@ class Spoken:
     """What would be recorded: the payload of each alarm and breach, and so what a person would be sent."""
 
 
-class ShadowWatch:
-    """The channels of a model over one shadow stream; labels come as late as they do in reality.
+class DrillWatch:
+    """The channels of a model over one such stream; labels come as late as they do in reality.
 
     Args:
         profile: What is watched, and how important it is.

@@ -50,12 +50,12 @@ def test_classifier_finds_a_dependence_that_no_single_column_shows() -> None:
 
 def test_classifier_p_value_is_not_small_too_often_although_rows_of_a_window_are_alike() -> None:
     by_window, by_row = [], []
-    for seed in range(5):
-        then, now = rows(seed, day=1.0), rows(seed + 500, day=1.0)
+    for seed in range(4):
+        then, now = rows(seed, day=3.0), rows(seed + 500, day=3.0)
         by_window.append(tell_apart(then, now, WINDOW, WINDOW, columns=["x"], seed=seed).p_value)
         by_row.append(tell_apart(then, now, columns=["x"], seed=seed).p_value)
-    assert sum(p < 0.05 for p in by_window) <= 1, "binomial(5, 0.05) is above 1 with probability 0.023"
-    assert sum(p < 0.05 for p in by_row) >= 4, "what counting rows would give"
+    assert min(by_window) > 0.01, "of four, below that with probability 0.04"
+    assert max(by_row) < 0.05, "what counting rows would give"
 
 
 def test_same_seed_gives_the_same_classifier_test() -> None:

@@ -18,7 +18,7 @@ from ray_mlops.ledger import Ledger
 from ray_mlops.monitoring.drill.run import Plan
 from ray_mlops.orchestration.diagnosis import answer_lines, diagnose_alarm, find_alarm
 from ray_mlops.orchestration.drill import append_drill, drill_bundle
-from ray_mlops.orchestration.shadow import logged_past, shadow_stretch, snapshot_past
+from ray_mlops.orchestration.past_rows import logged_past, snapshot_past, stretch_of_newest
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.rollout.drills import read_drill
 from ray_mlops.training.bundle import Manifest, ModelBundle
@@ -114,7 +114,7 @@ def test_hidden_input_makes_the_log_useless_and_the_snapshot_is_taken(tmp_path: 
 
 def test_stretch_takes_the_newest_windows_and_no_more_rows_than_asked_for(store: Store) -> None:
     past = snapshot_past(store.config, store.bundle, store.files)
-    found = shadow_stretch(past, store.config, store.bundle, num_windows=7, rows_per_window=25, seed=0)
+    found = stretch_of_newest(past, store.config, store.bundle, num_windows=7, rows_per_window=25, seed=0)
     assert found.windows == tuple(range(PAST - 7, PAST))
     assert np.bincount(found.window)[PAST - 7 :].tolist() == [25] * 7
     assert (found.latency_us > 0).all(), "timed here, since the snapshot does not say"

@@ -112,7 +112,7 @@ def snapshot_past(config: ProjectConfig, bundle: ModelBundle, files: Files) -> P
     return PastRows("snapshot", bundle.features.canonical_table(table), event_us, target, unknown)
 
 
-def shadow_stretch(
+def stretch_of_newest(
     past: PastRows, config: ProjectConfig, bundle: ModelBundle, *, num_windows: int, rows_per_window: int, seed: int
 ) -> Stretch:
     """Copy the newest windows that are fit to be tested.
