@@ -89,6 +89,7 @@ def logged_past(config: ProjectConfig, bundle: ModelBundle, files: Files) -> Pas
     truth, encode = labels_by_id(read_labels(files, config.name), _ALWAYS_US), bundle.encoder.encode_value
     target = [encode(truth[name]) if name in truth else np.nan for name in log["prediction_id"].to_pylist()]
     times = log["model_time_us"].to_numpy().astype(np.float64)
+    times[~(times > 0.0)] = np.nan  # an answer that never came from a model was not timed
     event_us = log["event_time"].cast(pa.int64()).to_numpy()
     return PastRows("log", bundle.features.canonical_table(inputs), event_us, np.array(target, np.float64), times)
 
