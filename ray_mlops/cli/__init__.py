@@ -41,6 +41,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "versions": ("service", "List the registered versions of the model."),
     "rollout": ("rollout", "Show, plan or operate a rollout; run versions as shadows."),
     "monitor": ("service", "Show the monitor, acknowledge a contract alarm, or print alert rules and a dashboard."),
+    "drill": ("drill", "Put known faults into a copy of the stream, and see what the monitor notices."),
     "notify": ("notify", "Show whom a model tells of what happens to it, or try it out."),
     "explain": ("service", "Everything that stands behind a prediction."),
     "replay": ("service", "Post rows of the past to a running service, in event order."),

@@ -81,7 +81,7 @@ def versions(config: ProjectConfig, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def monitor(context: click.Context, path: str | None, assignments: tuple[str, ...], as_json: bool) -> None:
-    """Show what the monitor sees, acknowledge a contract alarm, or print alert rules and a dashboard."""
+    """Show what the monitor sees, look into an alarm, acknowledge one, or print alert rules and a dashboard."""
     context.obj = (path, assignments)
     if context.invoked_subcommand is not None:
         return
@@ -109,6 +109,34 @@ def monitor_ack(
 
         acknowledge(config, alarm, by=getpass.getuser())
     click.echo(f"acknowledged {alarm}")
+
+
+@monitor.command("diagnose")
+@unread_config_option
+@click.argument("alarm", required=False)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same diagnosis.")
+@json_option
+@click.pass_obj
+def monitor_diagnose(
+    given: tuple[str | None, tuple[str, ...]],
+    path: str | None,
+    assignments: tuple[str, ...],
+    alarm: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Look into ALARM [default: the newest]: can a classifier tell the rows apart, what does the loss owe to which
+    column, and which slices moved. Needs no running service.
+    """
+    from ray_mlops.orchestration.diagnosis import answer_lines, diagnose_alarm  # after parsing
+
+    config = find_config(path or given[0], (*given[1], *assignments))
+    with PhasePrinter(quiet=as_json) as phases:
+        found = diagnose_alarm(config, alarm, seed=seed, on_phase=phases)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        click.echo("\n".join(answer_lines(found)))
 
 
 @monitor.command("rules")

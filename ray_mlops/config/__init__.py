@@ -6,7 +6,9 @@ from ray_mlops.config.judgement import EvaluationConfig, FairnessConfig, GateCon
 from ray_mlops.config.load import build_config, config_hash, json_schema, load_config, parse_overrides, with_overrides
 from ray_mlops.config.monitoring import (
     BudgetConfig,
+    DrillConfig,
     EstimationConfig,
+    FaultName,
     HistoryConfig,
     LabelsConfig,
     MonitoringConfig,
@@ -45,11 +47,13 @@ __all__ = [
     "ContractConfig",
     "DataConfig",
     "DemoConfig",
+    "DrillConfig",
     "EmailTarget",
     "EstimationConfig",
     "EvaluationConfig",
     "FailedRequestsConfig",
     "FairnessConfig",
+    "FaultName",
     "FeatureConfig",
     "GateConfig",
     "GuardsConfig",

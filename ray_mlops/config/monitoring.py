@@ -63,6 +63,40 @@ class HistoryConfig(Section):
     """Before them, this many days; what is older is forgotten."""
 
 
+FaultName = Literal[
+    "null_column",
+    "nulls",
+    "unit_change",
+    "category_shift",
+    "mean_shift",
+    "label_flip",
+    "latency",
+    "frozen_feature",
+    "joint_shuffle",
+]
+"""What a fire drill can do to a stream (see ``monitoring.drill.injections``)."""
+
+
+class DrillConfig(Section):
+    """Fire drills: known faults in a copy of the stream, to see what the monitor notices."""
+
+    required_power: dict[FaultName, float] = {}
+    """Share of runs, by fault, in which a drill of a version must have noticed it before the version may take
+    traffic; `ray-mlops drill --version N` records what it found."""
+    within_windows: PositiveInt = 10
+    """Windows after the fault's beginning within which it must be noticed."""
+    clean_windows: PositiveInt = 10
+    """Windows without a fault before it."""
+    repeats: PositiveInt = 20
+    """Runs of each fault, each on other windows and, in turn, on other columns."""
+
+    @model_validator(mode="after")
+    def _powers_are_shares(self) -> Self:
+        if wrong := {name: power for name, power in self.required_power.items() if not 0.0 < power <= 1.0}:
+            raise ValueError(f"'required_power' holds shares of runs, above 0 and at most 1; got {wrong}")
+        return self
+
+
 class MonitoringConfig(Section):
     """The monitor."""
 
@@ -101,6 +135,7 @@ class MonitoringConfig(Section):
     labels: LabelsConfig = LabelsConfig()
     history: HistoryConfig = HistoryConfig()
     estimation: EstimationConfig = EstimationConfig()
+    drill: DrillConfig = DrillConfig()
 
     @property
     def reference_windows(self) -> int:

@@ -26,6 +26,7 @@ _SENTENCES = {
     "retrain.withheld": "not retrained: {reason}",
     "retrain.submitted": "attempt {attempt} submitted",
     "retrain.finished": "retraining {outcome}: {reason}",
+    "drill.finished": "version {version} was drilled with faults of {windows} windows",
     "monitor.epoch": "version {version} is watched from now on",
     "monitor.alarm": "{alarm} in window {window}: {reason}",
     "monitor.cleared": "{alarm} is over",

@@ -59,6 +59,20 @@ class WindowVerdict:
         return {**asdict(self), **{k: list(getattr(self, k)) for k in ("alarms", "guilty", "notices", "breaches")}}
 
 
+@dataclass(frozen=True, slots=True)
+class ColumnEvidence:
+    """What one watched column says, channel by channel."""
+
+    weight: float
+    """Its share of the combined evidence."""
+    log_e: float
+    channels: Mapping[str, float]
+    """Log evidence by channel."""
+    derived_from: tuple[str, ...]
+    """Of a projection, its columns."""
+    is_score: bool
+
+
 @dataclass(slots=True)
 class _Column:
     """One column under watch."""
@@ -214,6 +228,29 @@ class DatasetMonitor:
         loss = self._loss.change_window() if self._loss is not None and "loss" in alarms else None
         known = [window for window in (drift, loss) if window is not None]
         return min(known) if known else None
+
+    @property
+    def limit(self) -> float:
+        """Log evidence at which the action level is reached."""
+        return self._limit
+
+    @property
+    def loss_log_e(self) -> float:
+        """Evidence that the loss has risen; 0 without a reference for it."""
+        return 0.0 if self._loss is None else self._loss.log_e
+
+    def evidence(self) -> dict[str, ColumnEvidence]:
+        """What each watched column says at this moment."""
+        return {
+            name: ColumnEvidence(
+                column.weight,
+                column.monitor.log_e,
+                column.monitor.channels(),
+                column.monitor.reference.derived_from,
+                name == self._score,
+            )
+            for name, column in self._watched().items()
+        }
 
     def reference_counts(self) -> dict[str, Any]:
         """Counts of the whole reference by column [size]."""

@@ -83,7 +83,7 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
     version = str(champion["version"])
     config = ProjectConfig.model_validate(deployed_config(ledger, model, routes["config_hash"] or None))
     bundle = ModelBundle.load(champion["bundle"], trusted=("ray_mlops.", config.training.model.split(":")[0]))
-    profile = _without_redacted(bundle.profile, config)
+    profile = without_redacted(bundle.profile, config)
     start = None if checkpoint is None else checkpoint["start_window"]
     resumes = checkpoint is not None and checkpoint["reference"] == _reference_id(champion, start)
     if checkpoint is not None and not resumes:
@@ -102,7 +102,7 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
         frozen.save(files, model, reference_id)
     ratio = config.data.contract.max_quarantine_ratio
     dataset = build_channels(
-        profile, frozen.windows, _null_limits(config), frozen.monitoring, max_violation_ratio=ratio
+        profile, frozen.windows, declared_null_limits(config), frozen.monitoring, max_violation_ratio=ratio
     )
     max_ahead = config.monitoring.max_ahead
     reference = Reference(
@@ -147,7 +147,7 @@ def _reference_id(champion: Mapping[str, Any], start: int | None) -> str:
     return name if start is None else f"{name}-w{start}"
 
 
-def _without_redacted(profile: ReferenceProfile, config: ProjectConfig) -> ReferenceProfile:
+def without_redacted(profile: ReferenceProfile, config: ProjectConfig) -> ReferenceProfile:
     """The profile of what the prediction log shows as it was; what is left out or hashed cannot be watched."""
     redacted, estimator = config.serving.log.redact, profile.estimator
     return replace(
@@ -306,7 +306,7 @@ def _watched(model: str, version: str, config_hash: str, bundle: ModelBundle, st
     )
 
 
-def _null_limits(config: ProjectConfig) -> dict[str, float]:
+def declared_null_limits(config: ProjectConfig) -> dict[str, float]:
     """Share of nulls that a person declared; what was inferred is no promise."""
     rules = config.data.contract.columns
     return {name: rule.max_null_ratio for name, rule in rules.items() if rule.max_null_ratio < 1.0}

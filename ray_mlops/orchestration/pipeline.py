@@ -14,6 +14,7 @@ from ray_mlops.errors import BundleError, ModelNotFoundError
 from ray_mlops.evaluation import EvaluationReport, GateDecision, decide_gate, evaluate, render_report
 from ray_mlops.ledger import Ledger, current_routes, registered_versions
 from ray_mlops.orchestration.dataset import Dataset, prepare_dataset
+from ray_mlops.orchestration.drill import drill_as_required
 from ray_mlops.orchestration.fit import (
     Fitted,
     OnPhase,
@@ -169,6 +170,8 @@ def run_on_snapshot(
             version = _register(
                 place, ref, decision, report, address, fitted, snapshot, purpose, parent, run.run_id, data_end_us
             )
+            if decision.passed:
+                drill_as_required(config, version, fitted.bundle, on_phase)
     return PipelineReport(
         model=config.name,
         snapshot=snapshot.id,

@@ -58,7 +58,7 @@ def logged_rows(decision: RetrainDecision, data: DataConfig, encoder: TargetEnco
         return None
     event_us = log["event_time"].cast(pa.int64()).to_numpy()
     log = log.filter(pa.array((event_us >= decision.train_start_us) & (event_us < decision.holdout_end_us)))
-    truth = _labels_by_id(labels, decision.as_of_us)
+    truth = labels_by_id(labels, decision.as_of_us)
     ids = log["prediction_id"].to_pylist()
     targets = [encoder.encode_value(truth[name]) if name in truth else np.nan for name in ids]
     labelled = np.isfinite(np.array(targets, dtype=np.float64))
@@ -119,7 +119,7 @@ def decode_targets(values: np.ndarray[Any, np.dtype[np.float64]], encoder: Targe
     return pa.array([encoder.classes[int(value)] for value in values])
 
 
-def _labels_by_id(labels: pa.Table, as_of_us: int) -> dict[str, Any]:
+def labels_by_id(labels: pa.Table, as_of_us: int) -> dict[str, Any]:
     """The first label of each id among those received by a moment of event time."""
     truth: dict[str, Any] = {}
     for record in labels.to_pylist():

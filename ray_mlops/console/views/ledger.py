@@ -19,10 +19,10 @@ KINDS = (
     *("routes.committed", "routes.withdrawn"),
     *("rollout.requested", "rollout.moved", "rollout.commanded"),
     *("retrain.requested", "retrain.decided", "retrain.submitted", "retrain.finished"),
-    *("monitor.epoch", "monitor.alarm", "monitor.cleared", "monitor.acknowledged"),
+    *("monitor.epoch", "monitor.alarm", "monitor.cleared", "monitor.acknowledged", "drill.finished"),
     *("snapshot.created", "data.collected", "data.forgotten"),
 )
-TOPICS = ("config", "data", "versions", "routes", "rollout", "retrain", "monitor")
+TOPICS = ("config", "data", "versions", "routes", "rollout", "retrain", "monitor", "drill")
 _MAX_FILTER = 200
 _MAX_SEQ = 2**62
 

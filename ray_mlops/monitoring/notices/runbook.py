@@ -7,7 +7,8 @@ _ROLLOUT = "`ray-mlops rollout show` lists every guard with its evidence."
 _TO_DO: Mapping[str, str] = {
     "alarm": (
         "Find out whether the world has changed or a source has. `ray-mlops monitor` shows each column's evidence and"
-        " distances; `ray-mlops explain PREDICTION_ID` shows what stands behind one answer. If the change is real and"
+        " distances; `ray-mlops monitor diagnose` says what the loss owes to which column and which slices moved;"
+        " `ray-mlops explain PREDICTION_ID` shows what stands behind one answer. If the change is real and"
         " nothing is under way, run `ray-mlops retrain`. The alarm ends when another version becomes champion."
     ),
     "breach": (

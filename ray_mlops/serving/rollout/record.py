@@ -9,6 +9,7 @@ from ray_mlops.errors import GateRefusedError, ModelNotFoundError, RolloutError
 from ray_mlops.ledger import LedgerEvent
 from ray_mlops.ledger.folds import ROUTES_COMMITTED, ROUTES_WITHDRAWN
 from ray_mlops.serving.protocol import Arm, ModelRoutes
+from ray_mlops.serving.rollout.drills import DRILL_FINISHED, DrilledFault, read_drill, unmet_power
 from ray_mlops.serving.rollout.evidence import GateStanding
 from ray_mlops.serving.rollout.shadow_book import ShadowBook, ShadowEntry
 from ray_mlops.serving.rollout.state import Command, RolloutState, fold_rollout
@@ -33,6 +34,8 @@ class ModelRecord:
     holdout_end_us: dict[str, int] = field(default_factory=dict)
     """By retraining decision: the end of the data that its candidate was trained and judged on, exclusive."""
     approved: set[str] = field(default_factory=set)
+    drilled: dict[str, dict[str, DrilledFault]] = field(default_factory=dict)
+    """What drills of each version found, by fault, the newest of each."""
     aliases: dict[str, str] = field(default_factory=dict)
     rollouts: dict[str, int] = field(default_factory=dict)
     """How many rollouts each version has had."""
@@ -62,6 +65,8 @@ class ModelRecord:
             self._apply_version(event)
         elif event.kind == "retrain.decided":
             self.holdout_end_us[event.payload["decision_id"]] = event.payload["holdout_end_us"]
+        elif event.kind == DRILL_FINISHED:
+            self.drilled.setdefault(str(event.payload["version"]), {}).update(read_drill(event.payload))
         elif event.kind == "config.deployed":
             self.config = ProjectConfig.model_validate(event.payload["config"])
 
@@ -110,7 +115,9 @@ class ModelRecord:
             return "refused", gate.get("reason") or f"version {version} has not passed the gate"
         if self.config is not None and self.config.gate.require_approval and version not in self.approved:
             return "waiting", f"version {version} waits for approval"
-        return "passed", ""
+        drill = None if self.config is None else self.config.monitoring.drill
+        unmet = None if drill is None else unmet_power(drill, version, self.drilled.get(version, {}))
+        return ("passed", "") if unmet is None else unmet
 
     def check_request(self, version: str, is_overridden: bool = False) -> None:
         """Check that a rollout of a version may begin.
@@ -136,8 +143,14 @@ class ModelRecord:
             raise RolloutError(f"version {version} is champion already", place)
         standing, problem = self.standing(version)
         if standing != "passed" and not is_overridden:
-            remedy = f"'ray-mlops approve {version}'" if standing == "waiting" else "give a reason to override the gate"
-            raise GateRefusedError(problem, place, remedy)
+            raise GateRefusedError(problem, place, self._remedy(version, standing))
+
+    def _remedy(self, version: str, standing: GateStanding) -> str:
+        """What to do about a version that may not take traffic."""
+        if standing != "waiting":
+            return "give a reason to override the gate"
+        is_approved = self.config is None or not self.config.gate.require_approval or version in self.approved
+        return f"'ray-mlops {'drill --version' if is_approved else 'approve'} {version}'"
 
     def check_command(self, command: Command) -> RolloutState:
         """Return the rollout that a person may give a command to.

@@ -112,7 +112,7 @@ def _validating(state: RolloutState, observation: Observation) -> tuple[str, str
     if observation.gate == "refused":
         return "rolling_back", f"no passed gate: {observation.gate_detail}"
     if observation.gate == "waiting":
-        return _stay(state, "waits for a person's approval")
+        return _stay(state, observation.gate_detail or "waits for a person's approval")
     return "preparing", "the gate was passed"
 
 
