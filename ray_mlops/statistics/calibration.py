@@ -20,7 +20,7 @@ class CalibrationMap:
         values: What they stand for, not falling, in [0, 1] [m].
 
     Example:
-        >>> CalibrationMap.fit([0.1, 0.2, 0.8, 0.9], [0.0, 0.0, 1.0, 1.0]).of([0.0, 0.5, 0.95]).tolist()
+        >>> CalibrationMap.fit([0.1, 0.2, 0.8, 0.9], [0.0, 0.0, 1.0, 1.0]).of([0.0, 0.5, 0.95]).round(9).tolist()
         [0.0, 0.5, 1.0]
     """
 

@@ -86,8 +86,9 @@ def permuted(windows: Sequence[int], strata: Sequence[int], rng: np.random.Gener
         By place, in order: the window whose rows are there.
 
     Example:
-        >>> permuted([4, 5, 6, 7], [0, 1, 0, 1], np.random.default_rng(1))
-        {4: 6, 5: 7, 6: 4, 7: 5}
+        >>> found = permuted([4, 5, 6, 7], [0, 1, 0, 1], np.random.default_rng(1))
+        >>> list(found), sorted(found[place] for place in (4, 6)), sorted(found[place] for place in (5, 7))
+        ([4, 5, 6, 7], [4, 6], [5, 7])
     """
     places, kinds = np.array(windows), np.array(strata)
     found = np.empty_like(places)
