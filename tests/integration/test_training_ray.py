@@ -178,16 +178,20 @@ from ray.tune.execution.experiment_state import _ExperimentCheckpointManager as 
 from ray_mlops.training import tune
 
 tune._POLL_S = 0.01
-writing, write = threading.Lock(), Manager.sync_up_experiment_state
+writing, write, written = threading.Lock(), Manager.sync_up_experiment_state, threading.Event()
 
 def write_undisturbed(*arguments, **options):
     with writing:
-        return write(*arguments, **options)
+        found = write(*arguments, **options)
+    written.set()
+    return found
 
 Manager.sync_up_experiment_state = write_undisturbed
 
 def die(trial):
     if trial.number == 1:
+        written.clear()
+        assert written.wait(60)  # what ended is on disk
         writing.acquire()  # what is torn when it dies while it writes is another test's matter
         os._exit(7)
 
