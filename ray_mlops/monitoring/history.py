@@ -125,6 +125,7 @@ class History:
             "schema_version": _SCHEMA_VERSION,
             "levels": [list(level) for level in self._levels],
             "epoch": self._epoch,
+            "reference": {name: np.asarray(counts).tolist() for name, counts in self._reference.items()},
             "cuts": self._cuts,
             "through": self._through,
             "forgotten_rows": self.forgotten_rows,
@@ -147,6 +148,9 @@ class History:
         if content["levels"] != [list(level) for level in self._levels]:
             return
         self._epoch, self._cuts, self._through = content["epoch"], content["cuts"], content["through"]
+        # The slots are on this reference's bins; that of the present epoch, which has others, comes with `begin`.
+        self._reference = {name: np.array(counts) for name, counts in content.get("reference", {}).items()}
+        self._shown.clear()
         self.forgotten_rows = content["forgotten_rows"]
         for depth, index, packed in content["slots"]:
             self._slots[depth][index] = _unpacked(packed)

@@ -109,6 +109,19 @@ def test_another_epoch_keeps_what_was_shown_and_counts_on_its_own_bins() -> None
     assert whole.counts["x"].n == 1
 
 
+def test_another_epoch_after_a_restart_shows_the_one_before_against_its_own_reference() -> None:
+    made = history(DAY_US)
+    made.close(0, counted(0))
+    shown = made.slots()
+    assert "total_variation" in shown[0]["columns"]["x"]
+    wider = {"x": np.array([0, 9, 0, 0])}
+    again = History(DAY_US, HistoryConfig())
+    again.begin("b", wider)  # as a monitor is made before its past is read
+    again.restore(made.to_bytes())
+    again.begin("b", wider)
+    assert again.slots() == shown
+
+
 def test_other_retention_begins_anew_but_keeps_the_lines_of_earlier_epochs() -> None:
     made = history(DAY_US)
     made.close(0, counted(0))
