@@ -153,5 +153,4 @@ def test_reader_of_the_readme_counts_the_rows_of_the_log(project: Project, serve
     (model,) = (project.directory / ".ray_mlops" / "predictions").iterdir()
     (project.directory / "reader.py").write_text(readme_blocks()[2].replace("flights", model.name))
     out, _ = project.python("reader.py")
-    assert "count_star()" in out
-    assert "1 row" in out or "rows" in out
+    assert re.search(r"\d{4}-\d\d-\d\d │ +[1-9]", out), out
