@@ -128,6 +128,8 @@ class MonitoringConfig(Section):
     """Rise of the mean loss (in [0, 1]) over the gate's that is still no decay."""
     score_weight: float = Field(0.3, ge=0, le=1)
     """Weight of the score's evidence in the dataset alarm; features share the rest by importance."""
+    persistence: bool = True
+    """Allow for windows that resemble the one before: fewer false alarms where they do, and later true ones."""
     joint_projections: NonNegativeInt = Field(4, le=32)
     """Most columns whose dependence on the others is watched (``a~b``); 0 watches each column by itself only."""
     joint_weight: float = Field(0.1, ge=0, lt=1)

@@ -154,6 +154,7 @@ class StratumMonitor:
 
     def __init__(self, reference: FeatureReference, config: MonitoringConfig) -> None:
         self.reference = reference
+        self._is_persistent = config.persistence
         self._min_windows = config.reference.min_windows
         self._alarm = log(1.0 / config.alpha)
         self._joined: list[ColumnCounts] = []
@@ -253,7 +254,9 @@ class StratumMonitor:
         windows = self.reference_windows()
         if len(windows) < self._min_windows:
             return []
-        return [kind(self.reference.bins, windows) for kind in (LocationChannel, ShapeChannel, RangeChannel)]
+        bins = self.reference.bins
+        location = LocationChannel(bins, windows, self._is_persistent)
+        return [location, ShapeChannel(bins, windows), RangeChannel(bins, windows)]
 
 
 def _average(parts: list[tuple[float, float]]) -> float:

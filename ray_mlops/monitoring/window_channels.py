@@ -113,7 +113,7 @@ class LocationChannel:
     name = "location"
     weight = 0.4
 
-    def __init__(self, bins: Bins, windows: Sequence[ColumnCounts]) -> None:
+    def __init__(self, bins: Bins, windows: Sequence[ColumnCounts], is_persistent: bool = True) -> None:
         pooled = sum(windows, ColumnCounts.empty(bins)).counts[:-1]
         self._row_scores = _row_scores(bins, pooled)
         present = pooled / max(pooled.sum(), 1)
@@ -127,7 +127,9 @@ class LocationChannel:
         self._reference = np.array([self._levelled(window) for window in usable]).reshape(raw.shape)
         self._scales = [NormalScores(column, _FLOOR) for column in self._reference.T] if usable else []
         self._reference_scores = self._standardised(self._reference)
-        self._persistence = persistence(self._reference_scores) if usable else np.zeros(len(self._row_scores))
+        self._persistence = (
+            persistence(self._reference_scores) if usable and is_persistent else np.zeros(len(self._row_scores))
+        )
         self._current: list[list[float]] = []
         self._evidence: FloatArray | None = None
 
