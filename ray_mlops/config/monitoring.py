@@ -107,8 +107,9 @@ class MonitoringConfig(Section):
     (UTC). `none` compares it with all."""
     allowed_lateness: Duration = timedelta(0)
     """The watermark stays this far behind the largest event time seen."""
-    max_ahead: Duration | None = None
-    """Rows whose event time is further ahead of their arrival than this are quarantined; None accepts all."""
+    max_ahead: Duration | None = timedelta(days=366)
+    """Rows whose event time is further ahead of their arrival than this are quarantined; None accepts all, and then
+    one row of the year 9999 makes every other one late."""
     reference: ReferenceConfig = ReferenceConfig()
     min_window_rows: PositiveInt = 50
     """Windows with fewer rows are shown but not tested."""

@@ -41,6 +41,9 @@ __all__ = ["ModelMonitor", "Performance", "Watched", "WindowReport"]
 
 _MAX_QUARANTINED_IDS = 100_000
 """Quarantined rows that are recognised when they are handed over again."""
+_QUIET_WINDOWS = HISTORY
+"""Of a longer stretch without rows only the end is closed window by window: nothing else of it would be shown, and
+a clock that was wrong by centuries would take hours."""
 _SHOWN_SLOTS = 200
 """Newest slots of the history in ``view``; ``history`` has them all."""
 
@@ -138,15 +141,24 @@ class ModelMonitor:
     @property
     def closed_window(self) -> int | None:
         """The newest window that the watermark has passed and that was dealt with; None before the first row."""
-        next_window = self._next_window()
-        return None if next_window is None else next_window - 1
+        if self._state.closed is not None:
+            return self._state.closed
+        first = self._next_window()
+        return None if first is None else first - 1
 
     def _next_window(self) -> int | None:
         """The window that is closed next. Nothing is closed before the first window that has rows."""
         state, mark = self._state, self.watermark_us
-        if state.closed is not None:
-            return state.closed + 1
+        if state.closed is not None and mark is not None:
+            return self._after_quiet(state.closed + 1, mark // self.reference.window_us)
         return None if mark is None or not state.rows else min([*state.rows, mark // self.reference.window_us])
+
+    def _after_quiet(self, window: int, open_window: int) -> int:
+        """Where to go on: the window itself, or the end of a long stretch without rows that begins with it."""
+        if open_window - window <= _QUIET_WINDOWS:
+            return window
+        coming = min((index for index in self._state.rows if window <= index < open_window), default=open_window)
+        return max(window, coming - _QUIET_WINDOWS)
 
     def due(self) -> bool:
         """Whether a window waits to be closed."""
@@ -195,7 +207,8 @@ class ModelMonitor:
         """Judge the windows whose label delay has passed by the end of a window."""
         before = window - 1 if self._state.matured is None else self._state.matured
         newest = ((window + 1) * self.reference.window_us - self._delay_us) // self.reference.window_us - 1
-        matured = tuple(range(before + 1, newest + 1))
+        ends = range(max(before + 1, newest + 1 - _QUIET_WINDOWS), newest + 1)
+        matured = tuple(sorted({*ends, *(index for index in self._state.rows if before < index <= newest)}))
         for index in matured:
             self._judge(index)
         self._state.matured = max(newest, before)

@@ -21,6 +21,16 @@ def cut(rows: pa.Table, order: np.ndarray[Any, Any], parts: int) -> list[pa.Tabl
     return [rows.take(pa.array(chosen)) for chosen in np.array_split(order, parts)]
 
 
+def moved(rows: pa.Table, hours: int) -> pa.Table:
+    """The rows at another event time."""
+    times = rows["event_time"]
+    return rows.set_column(
+        rows.column_names.index("event_time"),
+        "event_time",
+        pa.array(times.cast(pa.int64()).to_numpy() + hours * HOUR).cast(times.type),
+    )
+
+
 # -- handover -----------------------------------------------------------------------------------------
 
 
@@ -181,6 +191,51 @@ def test_window_with_few_rows_is_shown_and_not_tested(watch: Any) -> None:
 def test_windows_before_the_start_are_not_tested(watch: Any) -> None:
     reports = watch(start_window=FIRST + 2).run(range(FIRST, FIRST + 4))
     assert [report.verdict is None for report in reports] == [True, True, False]
+
+
+@pytest.mark.parametrize("gap", [100, 121, 1000])
+def test_long_stretch_without_rows_is_passed_over_and_changes_no_evidence(
+    watch: Any, gap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick, thorough = watch(), watch()
+    early = quick.traffic.windows(range(FIRST, FIRST + 3), shift=1.0)
+    late = [quick.traffic.window(FIRST + 3 + gap + index, shift=1.0) for index in range(3)]
+    labels = quick.traffic.labels(early, flip=True)
+    closed = []
+    for each, quiet in ((quick, 120), (thorough, 10**9)):
+        monkeypatch.setattr("ray_mlops.monitoring.monitor._QUIET_WINDOWS", quiet)
+        each.send(early)
+        each.monitor.add_labels(labels)
+        for rows in late:
+            each.send(rows)
+        closed.append(each.close())
+    assert len(closed[0]) == min(len(closed[1]), 3 + 120 + 2)
+    assert len(closed[1]) == gap + 5
+    assert plain(closed[0])[:3] == plain(closed[1])[:3]
+    assert quick.monitor.dataset.to_json() == thorough.monitor.dataset.to_json()
+    shown, whole = quick.monitor.view(), thorough.monitor.view()
+    assert shown["closed_window"] == whole["closed_window"] == FIRST + gap + 4
+    assert shown["windows"] == whole["windows"]
+    assert shown["labels"] == whole["labels"]
+    assert quick.monitor.labelled_rows().get(FIRST) == thorough.monitor.labelled_rows().get(FIRST)
+
+
+def test_clock_that_is_wrong_by_centuries_costs_a_few_windows(watch: Any) -> None:
+    watched = watch(max_ahead=None)
+    watched.send(moved(watched.traffic.window(FIRST), -17_000_000))
+    assert len(watched.run([FIRST, FIRST + 1])) < 300
+    assert watched.monitor.closed_window == FIRST
+    assert len(json.dumps(watched.monitor.checkpoint())) < 2_000_000
+
+
+def test_row_of_a_year_to_come_is_set_aside_by_default(watch: Any) -> None:
+    watched = watch()
+    watched.send(watched.traffic.window(FIRST))
+    row = moved(watched.traffic.window(FIRST).slice(0, 1), 8000 * 366 * 24)
+    row = row.set_column(row.column_names.index("prediction_id"), "prediction_id", pa.array(["from-afar"]))
+    watched.send(row)
+    assert watched.close() == []
+    assert watched.monitor.view()["quarantined_rows"] == 1
 
 
 def test_closed_window_is_the_newest_that_the_watermark_has_passed(watch: Any) -> None:
