@@ -84,10 +84,10 @@ class FaultDetector:
         self._null_bet = _bet(nulls, config.null_tolerance, at_least=self._most_nulls)
         self._stuck_bet = _bet(stuck, _CONSTANT_TOLERANCE + 2.0 / (len(stuck) + 2.0))
         highest = sorted(nulls.tolist(), reverse=True)
-        usual = float(np.median(nulls)) + config.null_tolerance if highest else 1.0
         steps = len(_RANKS) * config.notification_windows * max(num_features, 1)
         is_long = len(highest) >= max(self._min_windows, _RANKS[-1])
-        self._run_limits = [max(highest[rank - 1], usual) if is_long else 1.0 for rank in _RANKS]
+        # Days in a row are alike: without the tolerance, a calm week is an outage of a column that is null in calms.
+        self._run_limits = [highest[rank - 1] + config.null_tolerance if is_long else 1.0 for rank in _RANKS]
         self._run_lengths = [decisive_run(len(highest), rank, steps) if is_long else 0 for rank in _RANKS]
         self._is_varied = bool(len(windows) >= config.reference.min_windows and not stuck.any()) and all(
             window.counts[:-1].max() <= 0.5 * present_rows(window)

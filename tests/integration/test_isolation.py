@@ -3,24 +3,19 @@
 import asyncio
 import os
 import signal
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pyarrow as pa
 import pytest
 import ray
-import torch
+from gateways import MODEL, ROW, Load, make_config, record_deployed, save_bundle, wait_until
 from ray import serve
 
-from ray_mlops.config import ProjectConfig, ServingConfig, StoreConfig, build_config, config_hash, with_overrides
-from ray_mlops.data.profile import fit_features_and_profile
-from ray_mlops.data.target import TargetEncoder
+from ray_mlops.config import ProjectConfig, ServingConfig, StoreConfig, with_overrides
 from ray_mlops.errors import ResourceError, RolloutError
 from ray_mlops.ledger import Ledger
 from ray_mlops.runtime.files import Files
@@ -31,12 +26,9 @@ from ray_mlops.serving.protocol import NAMESPACE, ROUTES_ACTOR, Arm, Hooks, Mode
 from ray_mlops.serving.routes import commit_routes, start_routes
 from ray_mlops.serving.serve_apps import ARM_DEPLOYMENT, app_status, arm_app, arm_versions
 from ray_mlops.serving.serve_arms import ServeArmControl
-from ray_mlops.training.bundle import BundleRef, Manifest, ModelBundle
-from ray_mlops.training.factory import build_model
-from ray_mlops.training.models import ModelSpec
+from ray_mlops.training.bundle import BundleRef, ModelBundle
 
-MODEL = "flights"
-ROW = {"distance": 200.0, "carrier": "UA"}
+SERVING = {"candidate_timeout_s": 5.0, "placement": "deployment"}
 MODULE = """
 import os
 from ray_mlops.training.models import tabular
@@ -45,39 +37,6 @@ def own(spec, **params):
     assert os.environ["ARM_SAYS"] == "hello"
     return tabular(spec, **params)
 """
-
-
-def wait_until(is_true: Any, what: str, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_true():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.05)
-
-
-def make_config(store: StoreConfig) -> ProjectConfig:
-    content = {
-        "name": MODEL,
-        "store": store.model_dump(mode="json"),
-        "data": {"source": {"path": "rows.parquet"}, "task": "binary", "target": "late"},
-        "serving": {"candidate_timeout_s": 5.0, "cpus_per_replica": 0.1, "placement": "deployment"},
-        "rollout": {"prepare_timeout_s": 60.0},
-    }
-    return build_config(content, {})
-
-
-def save_bundle(
-    files: Files, config: ProjectConfig, seed: int, factory: str = "ray_mlops.training.models:tabular"
-) -> BundleRef:
-    rows = {"distance": [100.0, 200.0, 300.0, None] * 30, "carrier": ["UA", "DL", "UA", None] * 30}
-    table = pa.table({**rows, "late": [0, 1, 1, 0] * 30})
-    features, profile, _ = fit_features_and_profile(table, config.data, config.monitoring)
-    spec = ModelSpec("binary", len(features.numeric_names), features.categorical_sizes, 1)
-    params = {"hidden": 8, "members": 2, "depth": 1}
-    torch.manual_seed(seed)
-    manifest = Manifest(MODEL, "binary", "late", TargetEncoder.fit(table, config.data).classes, factory, params, spec)
-    model = build_model("ray_mlops.training.models:tabular", spec, params)
-    bundle = ModelBundle(manifest, features, model, profile, None)  # type: ignore[arg-type]
-    return bundle.with_parity(table.slice(0, 64)).save(files)
 
 
 @dataclass
@@ -106,11 +65,10 @@ class Service:
 @pytest.fixture(scope="module")
 def service(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     store = StoreConfig(root=str(tmp_path_factory.mktemp("store")))
-    files, ledger, config = Files(store.root_uri), Ledger.open(store), make_config(store)
+    config = make_config(store, SERVING, {"prepare_timeout_s": 60.0})
+    files, ledger = Files(store.root_uri), Ledger.open(store)
     bundles = [save_bundle(files, config, seed) for seed in (1, 2)]
-    key = config_hash(config)
-    payload = {"config": config.model_dump(mode="json"), "hash": key}
-    ledger.append(f"{MODEL}/config", "config.deployed", f"{MODEL}/config/{key}", payload)
+    key = record_deployed(ledger, config)
     champion = Arm("1", bundles[0].uri, bundles[0].hash, "isolated")
     routes = commit_routes(ledger, ModelRoutes(MODEL, 0, champion, config_hash=key), 0)
     publisher = start_routes(store)
@@ -118,34 +76,6 @@ def service(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     yield Service(address, config, ledger, files, bundles, publisher, routes)
     shutdown_gateway()
     ray.kill(ray.get_actor(ROUTES_ACTOR, namespace=NAMESPACE))
-
-
-class Load:
-    """Clients that ask until the block is left."""
-
-    def __init__(self, service: Service) -> None:
-        self.versions: Counter[str] = Counter()
-        self.failures: list[str] = []
-        self._service, self._stop = service, threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
-
-    def _ask(self) -> None:
-        while not self._stop.is_set():
-            response = self._service.ask()
-            if response.status_code == 200:
-                self.versions[response.json()["version"]] += 1
-            else:
-                self.failures.append(f"{response.status_code} {response.text[:200]}")
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def pid_of(version: str) -> int:
@@ -165,7 +95,7 @@ def test_champion_behind_a_handle_is_promoted_without_a_gap(service: Service) ->
     expected = ModelBundle.load(service.bundles[0].uri).predict([ROW]).to_json()
     assert answer.json()["predictions"][0]["probability"] == pytest.approx(expected[0]["probability"], abs=1e-6)
     start_arm(MODEL, "2", service.bundles[1].uri, service.config, 1.0)
-    with Load(service) as load:
+    with Load(service.address.url) as load:
         wait_until(lambda: load.versions["1"] > 20, "answers of the first")
         service.commit(replace(service.routes, champion=service.arm(1), previous=service.arm(0)))
         wait_until(lambda: load.versions["2"] > 20, "answers of the second")

@@ -2,23 +2,18 @@
 
 import os
 import signal
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pyarrow as pa
 import pytest
 import ray
-import torch
+from gateways import MODEL, Load, make_config, record_deployed, save_bundle, wait_until
 from ray import serve
 
-from ray_mlops.config import ProjectConfig, ServingConfig, StoreConfig, build_config, config_hash
-from ray_mlops.data.profile import fit_features_and_profile
-from ray_mlops.data.target import TargetEncoder
+from ray_mlops.config import ServingConfig, StoreConfig
 from ray_mlops.ledger import Ledger
 from ray_mlops.registry import MlflowRegistry
 from ray_mlops.runtime.files import Files
@@ -28,11 +23,8 @@ from ray_mlops.serving.protocol import NAMESPACE, ROLLOUTS_ACTOR, ROUTES_ACTOR, 
 from ray_mlops.serving.rollout.actor import start_rollouts
 from ray_mlops.serving.routes import commit_routes, read_table, start_routes
 from ray_mlops.serving.serve_apps import arm_app
-from ray_mlops.training.bundle import BundleRef, Manifest, ModelBundle
-from ray_mlops.training.factory import build_model
-from ray_mlops.training.models import ModelSpec
+from ray_mlops.training.bundle import BundleRef
 
-MODEL = "flights"
 ROLLOUT = {
     "shadow": {"enabled": False},
     "steps": [0.2, 0.5],
@@ -45,13 +37,6 @@ ROLLOUT = {
         "slices": ["carrier", "distance"],
     },
 }
-
-
-def wait_until(is_true: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_true():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.1)
 
 
 def kill_named(name: str, for_good: bool) -> None:
@@ -68,60 +53,10 @@ def store(ray_cluster: str, tmp_path: Path) -> Iterator[StoreConfig]:
         kill_named(name, for_good=True)
 
 
-def make_config(store: StoreConfig) -> ProjectConfig:
-    data = {"source": {"path": "rows.parquet"}, "task": "binary", "target": "late"}
-    serving = {"cpus_per_replica": 0.1, "candidate_timeout_s": 10.0}
-    content = {"name": MODEL, "store": store.model_dump(mode="json"), "data": data, "serving": serving}
-    return build_config({**content, "rollout": ROLLOUT}, {})
-
-
-def save_bundle(files: Files, config: ProjectConfig, seed: int) -> BundleRef:
-    rows = {"distance": [100.0, 200.0, 300.0, None] * 30, "carrier": ["UA", "DL", "UA", None] * 30}
-    table = pa.table({**rows, "late": [0, 1, 1, 0] * 30})
-    features, profile, _ = fit_features_and_profile(table, config.data, config.monitoring)
-    spec = ModelSpec("binary", len(features.numeric_names), features.categorical_sizes, 1)
-    factory, params = "ray_mlops.training.models:tabular", {"hidden": 8, "members": 2, "depth": 1}
-    torch.manual_seed(seed)
-    classes = TargetEncoder.fit(table, config.data).classes
-    manifest = Manifest(MODEL, "binary", "late", classes, factory, params, spec)
-    bundle = ModelBundle(manifest, features, build_model(factory, spec, params), profile, None)  # type: ignore[arg-type]
-    return bundle.with_parity(table.slice(0, 64)).save(files)
-
-
 def register(ledger: Ledger, registry: MlflowRegistry, version: str, bundle: BundleRef, *, passed: bool = True) -> None:
     registry.create_version(MODEL, bundle.uri, run_id=None, tags={}, key=version)
     payload = {"version": version, "bundle": bundle.uri, "bundle_hash": bundle.hash, "gate": {"passed": passed}}
     ledger.append(f"{MODEL}/versions", "version.registered", f"{MODEL}/versions/{version}", payload)
-
-
-class Load:
-    """Clients that ask until the block is left."""
-
-    def __init__(self, url: str) -> None:
-        self.versions: Counter[str] = Counter()
-        self.failures: list[str] = []
-        self._url, self._stop = url, threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
-
-    def _ask(self) -> None:
-        row = {"distance": 200.0, "carrier": "UA"}
-        with httpx.Client(timeout=30, trust_env=False) as client:
-            while not self._stop.is_set():
-                response = client.post(f"{self._url}/predict", json={"instances": [row]})
-                if response.status_code == 200:
-                    self.versions[response.json()["version"]] += 1
-                else:
-                    self.failures.append(response.text[:200])
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def test_routes_actor_wakes_waiters_and_survives_its_death(store: StoreConfig) -> None:
@@ -157,11 +92,10 @@ def pid_of(actor: Any) -> int | None:
 
 
 def test_rollout_promotes_once_though_its_actor_dies(store: StoreConfig) -> None:
-    config, files, ledger = make_config(store), Files(store.root_uri), Ledger.open(store)
-    registry, digest = MlflowRegistry(store.tracking_uri), config_hash(config)
+    config = make_config(store, {"candidate_timeout_s": 10.0}, ROLLOUT)
+    files, ledger = Files(store.root_uri), Ledger.open(store)
+    registry, digest = MlflowRegistry(store.tracking_uri), record_deployed(ledger, config)
     bundles = [save_bundle(files, config, seed) for seed in (1, 2)]
-    deployed = {"config": config.model_dump(mode="json"), "hash": digest}
-    ledger.append(f"{MODEL}/config", "config.deployed", f"{MODEL}/config/{digest}", deployed)
     register(ledger, registry, "1", bundles[0])
     commit_routes(ledger, ModelRoutes(MODEL, 0, Arm("1", bundles[0].uri, bundles[0].hash), config_hash=digest), 0)
     start_routes(store)
@@ -200,11 +134,10 @@ def test_rollout_promotes_once_though_its_actor_dies(store: StoreConfig) -> None
 
 
 def test_shadow_outlives_the_actor_and_its_own_death_costs_nobody_else(store: StoreConfig) -> None:
-    config, files, ledger = make_config(store), Files(store.root_uri), Ledger.open(store)
-    registry, digest = MlflowRegistry(store.tracking_uri), config_hash(config)
+    config = make_config(store, {"candidate_timeout_s": 10.0}, ROLLOUT)
+    files, ledger = Files(store.root_uri), Ledger.open(store)
+    registry, digest = MlflowRegistry(store.tracking_uri), record_deployed(ledger, config)
     bundles = [save_bundle(files, config, seed) for seed in (1, 2)]
-    deployed = {"config": config.model_dump(mode="json"), "hash": digest}
-    ledger.append(f"{MODEL}/config", "config.deployed", f"{MODEL}/config/{digest}", deployed)
     register(ledger, registry, "1", bundles[0])
     register(ledger, registry, "2", bundles[1], passed=False)
     commit_routes(ledger, ModelRoutes(MODEL, 0, Arm("1", bundles[0].uri, bundles[0].hash), config_hash=digest), 0)

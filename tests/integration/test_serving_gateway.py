@@ -2,24 +2,19 @@
 
 import os
 import signal
-import threading
-import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pyarrow as pa
 import pytest
 import ray
 import torch
+from gateways import MODEL, ROW, Load, make_config, record_deployed, save_bundle, wait_until
 from ray import serve
 
-from ray_mlops.config import ProjectConfig, ServingConfig, StoreConfig, build_config, config_hash
-from ray_mlops.data.profile import fit_features_and_profile
-from ray_mlops.data.target import TargetEncoder
+from ray_mlops.config import ProjectConfig, ServingConfig, StoreConfig
 from ray_mlops.errors import ClusterError
 from ray_mlops.ledger import Ledger
 from ray_mlops.runtime.files import Files
@@ -29,12 +24,7 @@ from ray_mlops.serving.prediction_log.files import read_predictions
 from ray_mlops.serving.protocol import NAMESPACE, ROUTES_ACTOR, Arm, Hooks, ModelRoutes
 from ray_mlops.serving.routes import commit_routes, start_routes
 from ray_mlops.serving.serve_apps import arm_app, candidate_application, run_app, start_gate, stop_gate
-from ray_mlops.training.bundle import BundleRef, Manifest, ModelBundle
-from ray_mlops.training.factory import build_model
-from ray_mlops.training.models import ModelSpec
-
-MODEL = "flights"
-ROW = {"distance": 200.0, "carrier": "UA"}
+from ray_mlops.training.bundle import BundleRef, ModelBundle
 
 
 @dataclass
@@ -64,46 +54,13 @@ class Service:
         return httpx.get(self.address.url + path, timeout=10, trust_env=False)
 
 
-def wait_until(is_true: Any, what: str, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_true():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.05)
-
-
-def make_config(store: StoreConfig) -> ProjectConfig:
-    content = {
-        "name": MODEL,
-        "store": store.model_dump(mode="json"),
-        "data": {"source": {"path": "rows.parquet"}, "task": "binary", "target": "late"},
-        "serving": {"candidate_timeout_s": 2.0, "cpus_per_replica": 0.1},
-    }
-    return build_config(content, {})
-
-
-def save_bundle(files: Files, config: ProjectConfig, seed: int) -> BundleRef:
-    """A bundle with random weights."""
-    rows = {"distance": [100.0, 200.0, 300.0, None] * 30, "carrier": ["UA", "DL", "UA", None] * 30}
-    table = pa.table({**rows, "late": [0, 1, 1, 0] * 30})
-    features, profile, _ = fit_features_and_profile(table, config.data, config.monitoring)
-    encoder = TargetEncoder.fit(table, config.data)
-    spec = ModelSpec("binary", len(features.numeric_names), features.categorical_sizes, 1)
-    params = {"hidden": 8, "members": 2, "depth": 1}
-    factory = "ray_mlops.training.models:tabular"
-    torch.manual_seed(seed)
-    manifest = Manifest(MODEL, "binary", "late", encoder.classes, factory, params, spec)
-    bundle = ModelBundle(manifest, features, build_model(factory, spec, params), profile, None)  # type: ignore[arg-type]
-    return bundle.with_parity(table.slice(0, 64)).save(files)
-
-
 @pytest.fixture(scope="module")
 def service(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     store = StoreConfig(root=str(tmp_path_factory.mktemp("store")))
-    files, ledger, config = Files(store.root_uri), Ledger.open(store), make_config(store)
+    config = make_config(store, {"candidate_timeout_s": 2.0}, {})
+    files, ledger = Files(store.root_uri), Ledger.open(store)
     bundles = [save_bundle(files, config, seed) for seed in (1, 2)]
-    key = config_hash(config)
-    payload = {"config": config.model_dump(mode="json"), "hash": key}
-    ledger.append(f"{MODEL}/config", "config.deployed", f"{MODEL}/config/{key}", payload)
+    key = record_deployed(ledger, config)
     champion = Arm("1", bundles[0].uri, bundles[0].hash)
     routes = commit_routes(ledger, ModelRoutes(MODEL, 0, champion, config_hash=key), 0)
     publisher = start_routes(store)
@@ -112,39 +69,6 @@ def service(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     yield Service(address, store, config, ledger, bundles, publisher, routes)
     shutdown_gateway()
     ray.kill(ray.get_actor(ROUTES_ACTOR, namespace=NAMESPACE))
-
-
-class Load:
-    """Clients that ask as fast as they are answered, in threads, until the block is left."""
-
-    def __init__(self, url: str, num_clients: int = 4) -> None:
-        self.outcomes: Counter[tuple[int, str]] = Counter()
-        self.failures: list[str] = []
-        self._url, self._stop = url, threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(num_clients)]
-
-    def _ask(self) -> None:
-        with httpx.Client(timeout=20, trust_env=False) as client:
-            while not self._stop.is_set():
-                try:
-                    response = client.post(f"{self._url}/predict", json={"instances": [ROW]})
-                except httpx.HTTPError as error:
-                    self.failures.append(repr(error))
-                    continue
-                if response.status_code != 200:
-                    self.failures.append(f"{response.status_code} {response.text[:200]}")
-                    continue
-                self.outcomes[response.status_code, response.json()["arm"]] += 1
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def test_gateway_answers_and_is_launched_once(service: Service) -> None:
@@ -177,16 +101,16 @@ def test_gate_replica_gives_parity_over_http(service: Service) -> None:
 def test_killed_candidate_and_dead_publisher_fail_no_request(service: Service) -> None:
     candidate = service.arm(1, 0.5, "isolated")
     run_app(candidate_application(candidate.bundle, service.config), arm_app(MODEL, "2"), None, 60)
-    with Load(service.address.url) as load:
+    with Load(service.address.url, num_clients=4) as load:
         service.commit(replace(service.routes, candidate=candidate, salt=11, rollout_id="r1"))
         service.wait_for_version(service.routes.version)
-        wait_until(lambda: load.outcomes[200, "candidate"] > 20, "answers of the candidate")
+        wait_until(lambda: load.arms["candidate"] > 20, "answers of the candidate")
         kill_candidate()
-        before = load.outcomes[200, "champion"]
-        wait_until(lambda: load.outcomes[200, "champion"] > before + 100, "answers after the candidate died")
+        before = load.arms["champion"]
+        wait_until(lambda: load.arms["champion"] > before + 100, "answers after the candidate died")
         ray.kill(service.publisher, no_restart=False)
-        before = sum(load.outcomes.values())
-        wait_until(lambda: sum(load.outcomes.values()) > before + 100, "answers while the publisher is away")
+        before = sum(load.arms.values())
+        wait_until(lambda: sum(load.arms.values()) > before + 100, "answers while the publisher is away")
         service.routes = commit_routes(service.ledger, replace(service.routes, candidate=None), service.routes.version)
         service.wait_for_version(service.routes.version)
     assert load.failures == []

@@ -6,12 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.benchmarks import changes, drift_quality
+from jobs.benchmarks import changes
 from jobs.benchmarks.coded_rows import CodedColumn, bins_of, counts_of, windows_of
 from jobs.benchmarks.drift_detection import DETECTIONS, find
 from jobs.benchmarks.drift_false_alarms import CONFIG, STREAMS, lower_bound, monitored, run
 from jobs.benchmarks.flight_days import flight_days
 from jobs.benchmarks.monitored_streams import Stream, permuted_days
+from jobs.benchmarks.suite import run_suite
 from ray_mlops.statistics.bins import ColumnCounts
 
 
@@ -102,10 +103,10 @@ def test_bound_is_that_of_clopper_and_pearson() -> None:
     assert len(STREAMS) == 5
 
 
-def test_section_that_breaks_leaves_the_others_and_says_why(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_part_that_breaks_leaves_its_figures_out_and_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(drift_quality, "SECTIONS", {"jobs.benchmarks.no_such_module": ("false_alarms",)})
-    drift_quality.main(["--only", "false_alarms", "--json", str(tmp_path / "out.json")])
+    parts = {"jobs.benchmarks.no_such_module": ("false_alarms",)}
+    run_suite("a benchmark", parts, ["--only", "false_alarms", "--json", str(tmp_path / "out.json")])
     assert "No module named" in capsys.readouterr().out
     assert '"false_alarms": null' in (tmp_path / "out.json").read_text()

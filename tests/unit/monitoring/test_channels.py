@@ -423,6 +423,14 @@ def test_column_that_is_often_null_may_stay_so():
     assert not any(kinds(verdicts))
 
 
+def test_calm_week_of_a_column_that_is_null_in_calms_is_no_outage():
+    stream = Stream(11)
+    often = [nulls(ratio) for ratio in (0.7, 0.9, 0.99)]
+    stream.reference = [stream.count(stream.day(shift={"temp": often[i % 3]})) for i in range(REFERENCE)]
+    verdicts = feed(stream.monitor(), stream, 8, {"temp": nulls(1.1)})
+    assert not any(kinds(verdicts))
+
+
 def test_stuck_column_is_a_breach_and_a_naturally_constant_one_is_not():
     stream = Stream(12)
     assert kinds(feed(stream.monitor(), stream, 1, {"temp": times(0.0)}))[0] >= {"temp:constant"}
