@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ray_mlops.cli import print_json
-from ray_mlops.cli.options import config_option, json_option
+from ray_mlops.cli.options import find_config, json_option, unread_config_option
 from ray_mlops.cli.progress import PhasePrinter
-from ray_mlops.config import ProjectConfig, SourceConfig
+from ray_mlops.config import SourceConfig
 
 if TYPE_CHECKING:
     from ray_mlops.orchestration.backtest.replay import PolicyReport
@@ -18,7 +18,7 @@ DEFAULT_POLICIES = ("configured", "never", "weekly", "monthly")
 
 
 @click.command()
-@config_option
+@unread_config_option
 @click.option(
     "--policy",
     "policies",
@@ -37,21 +37,30 @@ DEFAULT_POLICIES = ("configured", "never", "weekly", "monthly")
     help="A file or directory of labelled rows instead of the source and the prediction log.",
 )
 @json_option
+@click.pass_obj
 def backtest(
-    config: ProjectConfig, policies: tuple[str, ...], start: datetime | None, rows: Path | None, as_json: bool
+    given: tuple[str | None, tuple[str, ...]],
+    path: str | None,
+    assignments: tuple[str, ...],
+    policies: tuple[str, ...],
+    start: datetime | None,
+    rows: Path | None,
+    as_json: bool,
 ) -> None:
     """Replay the past under the retraining policy, and under calendars, and compare.
 
     Rows before --from train the first model. From there on the rows are served window by window, labels come
     monitoring.labels.delay later, the monitor watches, and every retraining really trains (in this process, on one
-    thread) and is judged by all of the gate that needs no running service. Nothing is written to the store, and no
-    cluster is started. A rung 'tune' of the ladder trains without a search.
+    thread) and is judged by all of the gate that needs no running service; one that passes is champion at once,
+    without shadow and canary. 'configured' is the policy as if retraining.enabled were on. Nothing is written to the
+    store, and no cluster is started. A rung 'tune' of the ladder trains without a search.
     """
     from ray_mlops.data.source import source_table  # after parsing, as Ray is imported with it
     from ray_mlops.orchestration.backtest.history import History, read_history
     from ray_mlops.orchestration.backtest.replay import Backtest, check_policies
 
     check_policies(policies)
+    config = find_config(path or given[0], (*given[1], *assignments))
     with PhasePrinter(quiet=as_json) as phases:
         phases("history", "reading rows and labels")
         if rows is None:

@@ -21,7 +21,9 @@ from ray_mlops.config import FaultName, ProjectConfig
     type=click.Choice(get_args(FaultName)),
     help="Only this fault; may be given several times.",
 )
-@click.option("--column", help="Hit this column [default: each in turn, the most important first].")
+@click.option(
+    "--column", help="Hit this column only; not recorded then [default: each in turn, the most important first]."
+)
 @click.option("--repeats", type=click.IntRange(1), help="Runs of each fault [default: monitoring.drill.repeats].")
 @click.option(
     "--windows", type=click.IntRange(1), help="Windows with the fault [default: monitoring.drill.within_windows]."
@@ -92,5 +94,9 @@ def drill(
         print_json({"version": found.version, "recorded": found.recorded, **found.report.to_json()})
         return
     click.echo("\n".join(report_lines(found.report)))
+    if found.recorded:
+        click.echo("recorded: this drill counts for monitoring.drill.required_power")
+    else:
+        click.echo("not recorded: only drills of a registered version, with all columns in turn, count for a rollout")
     if show_alarms:
         click.echo("\n".join(message_lines(found.report.faults, config.name, found.version)))

@@ -131,6 +131,9 @@ def retrain(
     'ray-mlops retrain backtest' shows beforehand what the policy would have done with the past.
     """
     if context.invoked_subcommand is not None:
+        if decision or action:
+            raise click.UsageError(f"--decision and --action are not for '{context.invoked_subcommand}'")
+        context.obj = (path, assignments)
         return
     if decision is not None:
         store = store_of_job()

@@ -32,7 +32,8 @@ def rollout() -> None:
       shadow VERSION       watch any version on live rows, without risk
 
     All but 'show' and 'plan' need the operator's token, which lies in the store (tokens.json), and leave an event in
-    the ledger with your name and --reason. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 refused by the gate.
+    the ledger with your name and, but for 'start', your --reason. Exit codes: 0 done, 1 refused or failed, 2 usage, 3
+    refused by the gate.
     """
 
 

@@ -2,6 +2,7 @@
 
 import getpass
 import time
+from contextlib import closing
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, cast
@@ -224,6 +225,10 @@ def replay(
     With --failed: send the failed requests that were kept (serving.log.failed_requests) once more to the version
     that failed, and say which still fail; exit code 1 if any does.
     """
+    if not failed and any((version, bundle, since)):
+        raise click.UsageError("--version, --bundle and --since need --failed")
+    if version and bundle:
+        raise click.UsageError("--version asks the service, --bundle asks none: give one of them")
     if failed:
         _replay_failed(context, config, version, bundle, since, as_json)
         return
@@ -231,9 +236,12 @@ def replay(
         raise ConfigError("no replay is configured", "demo.replay", "see configs/flights.yaml")
     from ray_mlops.demo.replay import run_replay  # after parsing
 
-    with open_client(config) as client, PhasePrinter() as phases:
+    with open_client(config) as client, PhasePrinter(quiet=as_json) as phases:
         report = run_replay(config, client, phases)
-    click.echo(f"posted {report.rows} rows in {report.requests} requests, {report.failed} failed")
+    if as_json:
+        print_json({name: getattr(report, name) for name in ("rows", "requests", "failed", "labels", "seconds")})
+    else:
+        click.echo(f"posted {report.rows} rows in {report.requests} requests, {report.failed} failed")
 
 
 def _replay_failed(
@@ -256,9 +264,8 @@ def _replay_failed(
     if bundle is not None:
         report = replay_failures(failures, BundleAsker(ModelBundle.load(bundle, trusted_modules(config))))
     else:
-        asker = ServiceAsker(*service_address(config), version)
-        report = replay_failures(failures, asker)
-        asker.close()
+        with closing(ServiceAsker(*service_address(config), version)) as asker:
+            report = replay_failures(failures, asker)
     if as_json:
         print_json(asdict(report))
     else:

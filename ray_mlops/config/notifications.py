@@ -34,7 +34,8 @@ NOTICE_KINDS: tuple[str, ...] = (
 
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _ADDRESS = re.compile(r"^[^@\s<>,;]+@[^@\s<>,;]+$")
-_SECRET_HOSTS = ("hooks.slack.com",)
+_SECRET_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com", "discord.com", "discordapp.com")
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 """An incoming webhook of these hosts is a secret as a whole: whoever has it may post."""
 
 
@@ -138,6 +139,10 @@ class EmailTarget(_Target):
     def _login_is_whole(self) -> Self:
         if (self.user_env is None) != (self.password_env is None):
             raise ValueError(f"target {self.name!r} needs both 'user_env' and 'password_env', or neither")
+        if self.security == "plain" and self.password_env is not None and self.host not in _THIS_MACHINE:
+            raise ValueError(
+                f"target {self.name!r} would send its password to {self.host} in the clear: use 'starttls'"
+            )
         return self
 
 

@@ -27,6 +27,7 @@ from ray_mlops.monitoring.monitor import ModelMonitor, Watched
 from ray_mlops.monitoring.strata import stratum_of
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.label_log import read_labels
+from ray_mlops.serving.loaded import trusted_modules
 from ray_mlops.serving.prediction_log.files import read_predictions
 from ray_mlops.serving.protocol import LabelRecord
 from ray_mlops.statistics.bins import Bins, ColumnCounts
@@ -82,7 +83,7 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
     champion = routes["champion"]
     version = str(champion["version"])
     config = ProjectConfig.model_validate(deployed_config(ledger, model, routes["config_hash"] or None))
-    bundle = ModelBundle.load(champion["bundle"], trusted=("ray_mlops.", config.training.model.split(":")[0]))
+    bundle = ModelBundle.load(champion["bundle"], trusted_modules(config))
     profile = without_redacted(bundle.profile, config)
     start = None if checkpoint is None else checkpoint["start_window"]
     resumes = checkpoint is not None and checkpoint["reference"] == _reference_id(champion, start)

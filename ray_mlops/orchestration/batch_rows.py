@@ -16,7 +16,9 @@ from ray_mlops.errors import FeatureError
 from ray_mlops.orchestration.batch_plan import SOURCE_ROW, BatchPlan, BatchUnit
 from ray_mlops.training.bundle import ModelBundle, Prediction
 
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_NUMBER = r"(?i)^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$"
+_INFINITE = r"(?i)^[+-]?inf(inity)?$"
+"""A missing value, as everywhere."""
 _FLAGS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 
 
@@ -168,13 +170,15 @@ def _faults(table: pa.Table, first: int, check: Callable[[pa.Table], None]) -> "
 
 
 def _read_numbers(text: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+    text = pc.utf8_trim_whitespace(text)
     is_number = pc.match_substring_regex(text, _NUMBER)
     numbers = pc.if_else(is_number, text, pa.scalar(None, text.type)).cast(pa.float64())
-    return numbers, _are_true(pc.invert(is_number))
+    is_missing = pc.match_substring_regex(text, _INFINITE)
+    return numbers, _are_true(pc.invert(pc.or_(is_number, is_missing)))
 
 
 def _read_flags(text: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    read = [None if word is None else _FLAGS.get(word.lower()) for word in text.to_pylist()]
+    read = [None if word is None else _FLAGS.get(word.strip().lower()) for word in text.to_pylist()]
     flags = pa.array(read, pa.float64())
     return flags, _are_true(pc.and_(text.is_valid(), flags.is_null()))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ray_mlops.config import FaultName, ProjectConfig
-from ray_mlops.errors import DataError, MonitoringError
+from ray_mlops.errors import DataError, RayMLOpsError
 from ray_mlops.ledger import Ledger, LedgerEvent, registered_versions
 from ray_mlops.monitoring.drill.injections import INJECTIONS
 from ray_mlops.monitoring.drill.report import DrillReport, false_alarms, summarise
@@ -91,7 +91,7 @@ def drill_as_required(config: ProjectConfig, version: str, bundle: ModelBundle, 
         return
     try:
         drill_bundle(config, version, bundle, default_plan(config, required), on_phase=on_phase)
-    except (DataError, MonitoringError) as error:
+    except RayMLOpsError as error:
         logger.warning("could not drill model=%s version=%s error=%s", config.name, version, error)
 
 

@@ -98,6 +98,8 @@ class ServiceAsker:
             return f"no answer: {error}"
         if response.status_code == 404 and version:
             raise _UnsendableError(f"version {version} is not served; name another with --version")
+        if response.status_code in (401, 403):
+            raise _UnsendableError(f"the service refused the token: {response.text[:200]}")
         if not response.is_success:
             return f"HTTP {response.status_code}: {response.text[:500]}"
         who = response.headers.get("x-model-version", version)

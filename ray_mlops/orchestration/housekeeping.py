@@ -1,7 +1,7 @@
 """Deleting: what retention lets go, and what a person asks to be forgotten; and compacting what stays."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -71,12 +71,12 @@ def collect(
     """
     moment = time.time() if now is None else now
     report = CollectReport(
-        prediction_files=_old_days(files, f"predictions/{model}", retention.predictions, dry),
-        label_files=_old_days(files, f"labels/{model}", retention.predictions, dry),
+        prediction_files=_old_days(files, f"predictions/{model}", retention.predictions, moment, dry),
+        label_files=_old_days(files, f"labels/{model}", retention.predictions, moment, dry),
         checkpoints=_old_runs(files, retention.checkpoints, moment, dry),
         bundles=_unused_bundles(files, ledger, retention.unused_bundles, moment, dry),
         failed_request_files=_old_failures(files, model, failed_requests, moment, dry),
-        compacted=_compact(files, model, late, dry),
+        compacted=_compact(files, model, late, moment, dry),
     )
     if not dry:
         payload = {name: getattr(report, name) for name in CollectReport.__slots__}
@@ -185,17 +185,23 @@ def _label_id(line: bytes, place: str) -> str:
         raise StoreError(f"holds a line that is no label: {error}", place, "restore the file, or delete it") from error
 
 
-def _old_days(files: Files, prefix: str, keep: timedelta | None, dry: bool) -> int:
+def _old_days(files: Files, prefix: str, keep: timedelta | None, now: float, dry: bool) -> int:
     if keep is None:
         return 0
     days = {path: _day(path) for path in files.names(prefix)}
-    newest = max((day for day in days.values() if day is not None), default=None)
+    newest = _newest_day(days.values(), now)
     if newest is None:
         return 0
     old = [path for path, day in days.items() if day is not None and newest - day > keep]
     for path in old if not dry else ():
         files.delete(path)
     return len(old)
+
+
+def _newest_day(days: Iterable[date | None], now: float) -> date | None:
+    """The newest day of event time, but never one that has not come: a row of the year 9999 ages no other."""
+    newest = max((day for day in days if day is not None), default=None)
+    return None if newest is None else min(newest, datetime.fromtimestamp(now, UTC).date())
 
 
 def _day(path: str) -> date | None:
@@ -217,12 +223,12 @@ def _old_failures(files: Files, model: str, keep: timedelta | None, now: float, 
     return len(old)
 
 
-def _compact(files: Files, model: str, late: timedelta, dry: bool) -> int:
+def _compact(files: Files, model: str, late: timedelta, now: float, dry: bool) -> int:
     """Compact what lies before the day that rows may still come for."""
-    days = [day for path in files.names(f"predictions/{model}") if (day := _day(path)) is not None]
-    if not days:
+    newest = _newest_day(map(_day, files.names(f"predictions/{model}")), now)
+    if newest is None:
         return 0
-    before = datetime.combine(max(days), datetime.min.time()) - late
+    before = datetime.combine(newest, datetime.min.time()) - late
     return compact(files, model, before.date().isoformat(), dry=dry).sources
 
 

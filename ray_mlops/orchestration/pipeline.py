@@ -28,6 +28,7 @@ from ray_mlops.orchestration.fit import (
 from ray_mlops.orchestration.gate_evidence import measure_replica, replay_log
 from ray_mlops.registry import MlflowRegistry, TrackedRun, Tracker
 from ray_mlops.runtime.files import Files
+from ray_mlops.serving.loaded import trusted_modules
 from ray_mlops.training.bundle import BundleRef, ModelBundle
 
 
@@ -198,8 +199,8 @@ def read_champion(place: Workplace) -> Champion | None:
 
 
 def load_bundle(uri: str, config: ProjectConfig) -> ModelBundle:
-    """Load a bundle, trusting our own code and the module of the configured model."""
-    return ModelBundle.load(uri, trusted=("ray_mlops.", config.training.model.split(":")[0]))
+    """Load a bundle, trusting our own code and the modules that the configuration names."""
+    return ModelBundle.load(uri, trusted_modules(config))
 
 
 def find_bundle(config: ProjectConfig, model: str) -> ModelBundle:
@@ -290,6 +291,8 @@ def register_bundle(config: ProjectConfig, path: str, *, on_phase: OnPhase = sil
         version = _register(
             place, ref, decision, report, address, fitted, snapshot, purpose, parent, run.run_id, end_us
         )
+        if decision.passed:
+            drill_as_required(config, version, bundle, on_phase)
     metrics = {name: interval.value for name, interval in report.metrics.items()}
     seconds = time.monotonic() - started
     return PipelineReport(
@@ -314,16 +317,31 @@ def reproduce_version(config: ProjectConfig, version: str, *, on_phase: OnPhase 
     recorded = ProjectConfig.model_validate(event.payload["config"])
     place = replace(place, config=recorded)
     snapshot = load_snapshot(place.files, record["snapshot"])
+    champion = _parent(place, record["parent"])
     purpose = Purpose(**record["purpose"])
     if purpose.action in STARTS_FROM_CHAMPION:
-        purpose = replace(purpose, initial=find_bundle(recorded, record["parent"]))
+        purpose = replace(purpose, initial=None if champion is None else champion.bundle)
     on_phase("data", f"validate, split and fit features on {snapshot.rows} rows")
-    dataset = _prepare(place, snapshot, purpose, None)
+    dataset = _prepare(place, snapshot, purpose, champion)
     with place.tracker.run(f"{config.name}-reproduce-v{version}") as run:
         name = run_name(recorded, dataset, f"reproduce-{run.run_id}")
         chosen, parent = record["overrides"], record["parent"]
         fitted = _fit(recorded, dataset, run, purpose, name=name, overrides=chosen, parent=parent, on_phase=on_phase)
     return record["bundle_hash"], fitted.bundle.hash
+
+
+def _parent(place: Workplace, version: str | None) -> Champion | None:
+    """The version that was champion when another was trained: its classes, and maybe its weights, went into that.
+
+    Raises:
+        ModelNotFoundError: Its bundle is not recorded.
+    """
+    if version is None:
+        return None
+    record = registered_versions(place.ledger, place.config.name).get(version)
+    if record is None:
+        raise ModelNotFoundError(f"the parent, version {version}, is not recorded", place.config.name)
+    return Champion(version, record, load_bundle(record["bundle"], place.config))
 
 
 def record_config(ledger: Ledger, config: ProjectConfig) -> str:

@@ -9,7 +9,7 @@ import ray
 
 from ray_mlops.config import ProjectConfig, StoreConfig
 from ray_mlops.config.monitoring import RetrainAction
-from ray_mlops.errors import ClusterError, MonitoringError, RayMLOpsError
+from ray_mlops.errors import ClusterError, MonitoringError, RayMLOpsError, TrainingError
 from ray_mlops.ledger import Ledger, deployed_config
 from ray_mlops.monitoring.actor import monitor_actor
 from ray_mlops.monitoring.policy import RetrainDecision
@@ -51,6 +51,9 @@ def run_decision(store: StoreConfig, decision_id: str, *, on_phase: OnPhase = si
     try:
         with deadline(f"retraining {decision_id}", config.retraining.deadline_s):
             report = _retrain(config, decision, on_phase)
+    except TrainingError as error:  # these rows give no candidate: the next rung of the ladder may
+        _finish(ledger, decision, "refused", None, str(error))
+        raise
     except RayMLOpsError as error:
         _finish(ledger, decision, "failed", None, str(error))
         raise

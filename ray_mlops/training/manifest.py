@@ -8,7 +8,9 @@ from ray_mlops.config.data import Scalar, Task
 from ray_mlops.errors import BundleError
 from ray_mlops.training.models import ModelSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The newest that is read. What has no shift is written as version 1, so that older releases read it, and its hash
+stays; they would leave a shift out, and serve other probabilities without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Manifest:
         plain = {**content, "classes": list(self.classes), "contract": dict(self.contract), "shift": list(self.shift)}
         if not self.shift:
             del plain["shift"]  # so that bundles from before there was one keep their hash
-        return {"schema_version": SCHEMA_VERSION, **plain, "lineage": dict(self.lineage), "model": model}
+        return {"schema_version": 2 if self.shift else 1, **plain, "lineage": dict(self.lineage), "model": model}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str) -> "Manifest":
@@ -68,8 +70,8 @@ class Manifest:
             BundleError: A newer release wrote it, or something is missing.
         """
         version = content.get("schema_version")
-        if version != SCHEMA_VERSION:
-            problem = f"bundle.json has schema_version {version!r}, this release reads {SCHEMA_VERSION}"
+        if version not in range(1, SCHEMA_VERSION + 1):
+            problem = f"bundle.json has schema_version {version!r}, this release reads up to {SCHEMA_VERSION}"
             raise BundleError(problem, where, "upgrade ray-mlops")
         try:
             model = content["model"]

@@ -41,7 +41,7 @@ class History:
         data = config.data
         if data.event_time is None:
             raise DataError("a backtest needs event times", "data.event_time", "name the column that has them")
-        for name in (data.event_time, data.target):
+        for name in filter(None, (data.event_time, data.target, data.id)):
             if name not in table.column_names:
                 raise DataError(f"no column {name!r}", "history", f"it has {', '.join(table.column_names)}")
         table = table.filter(pc.and_(pc.is_valid(table[data.target]), pc.is_valid(table[data.event_time])))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from ray_mlops.config import MonitoringConfig, ProjectConfig, RetrainingConfig, StoreConfig, config_hash
+from ray_mlops.errors import MonitoringError
 from ray_mlops.ledger import Ledger
 from ray_mlops.monitoring.handover import build_handover
 from ray_mlops.monitoring.policy import NoRetrain, RetrainDecision, RetrainHistory, Signals, decide_retrain
@@ -199,10 +200,11 @@ class Watched:
         logged = log_rows(rows, champion, self._config, str(self._version), self._routes.version)
         self._sequence += 1
         self._files.write_table(log_path(name, _day(int(rows.event_us[0])), "b", self._sequence), logged)
-        while True:
+        for _ in range(2):  # a promotion since the last one gives other bins, once
             reference = self._service.reference(name)
             if self._service.handover(build_handover(name, "b", self._sequence, logged, reference)).accepted:
                 return
+        raise MonitoringError("the monitor took a flush on no reference", name)
 
 
 @dataclass

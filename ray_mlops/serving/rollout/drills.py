@@ -69,6 +69,9 @@ def unmet_power(
         return "waiting", f"version {version} has not been drilled for {', '.join(missing)}"
     for fault, required in config.required_power.items():
         found = drilled[fault]
+        if len(found.delays) < config.repeats:
+            short = f"version {version} was drilled {len(found.delays)} times only for {fault}"
+            return "waiting", f"{short}, monitoring.drill.repeats asks for {config.repeats}"
         power = found.power(config.within_windows)
         if power >= required:
             continue

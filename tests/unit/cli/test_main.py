@@ -220,3 +220,19 @@ def test_compare_prints_a_report_of_two_files_without_configuration_or_cluster(
     assert run("monitor", "compare", "rows.parquet", "later.parquet", "--alpha", "0.9")[0] == 2
     (here / "torn.parquet").write_bytes(b"PAR1")
     assert_one_line(run("monitor", "compare", "rows.parquet", "torn.parquet"), 1, "torn.parquet", "parquet")
+
+
+def test_options_of_failed_requests_are_refused_without_failed(run: Callable[..., Outcome], config: str) -> None:
+    for option in ("--version", "--bundle", "--since"):
+        code, _, err = run("replay", option, "1")
+        assert code == 2
+        assert "need --failed" in err
+    code, _, err = run("replay", "--failed", "--version", "1", "--bundle", "x")
+    assert (code, "give one of them" in err) == (2, True)
+
+
+def test_options_before_a_subcommand_count(run: Callable[..., Outcome], config: str) -> None:
+    assert_one_line(run("retrain", "--set", "training.epochs=bogus", "backtest"), 2, "training.epochs")
+    assert_one_line(run("retrain", "--config", "none.yaml", "backtest"), 2, "none.yaml")
+    code, _, err = run("retrain", "--action", "full", "backtest")
+    assert (code, "not for 'backtest'" in err) == (2, True)

@@ -41,6 +41,8 @@ def test_configuration_of_before_tells_nobody() -> None:
         ({**MAIL, "recipients": []}, "at least 1 item"),
         ({**MAIL, "sender": "somebody"}, "expected an address like"),
         ({**MAIL, "recipients": ["a@b.c\nBcc: x@y.z"]}, "expected an address like"),
+        ({**MAIL, "security": "plain", "user_env": "U", "password_env": "P"}, "send its password to h in the clear"),
+        ({**HOOK, "url": "https://discord.com/api/webhooks/1/x"}, "a webhook of discord.com is a secret"),
         ({**MAIL, "user_env": "USER"}, "needs both 'user_env' and 'password_env'"),
     ],
 )

@@ -107,6 +107,17 @@ def test_nothing_from_the_future_is_used(
         assert newest_us < decision.holdout_end_us <= decision.as_of_us - 2 * DAY
 
 
+def test_rung_that_cannot_be_done_is_followed_by_the_next(
+    backtest: Backtest, config: ProjectConfig, tmp_path: Path
+) -> None:
+    ladder = config.retraining.model_copy(update={"ladder": ["recalibrate", "full"]})
+    (tmp_path / "store").mkdir()
+    policy = Watched("ladder", config, backtest.history, tmp_path / "store", ladder)
+    done = [(each.action, each.became_champion) for each in backtest.run(policy).retrainings]
+    assert done[0] == ("recalibrate", False), "the meaning of x has turned round, its level has not"
+    assert ("full", True) in done[1:]
+
+
 def test_what_is_trained_twice_is_trained_once(backtest: Backtest, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     fit = backtest.trainer._fit

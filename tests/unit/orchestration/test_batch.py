@@ -280,6 +280,16 @@ def test_bad_rows_are_set_aside_with_reasons(tmp_path: Path, bundle: ModelBundle
     ]
 
 
+def test_one_bad_field_makes_no_good_row_bad(tmp_path: Path, bundle: ModelBundle) -> None:
+    text = "key,x,c,flag\nr0, 2 ,a, true\nr1,inf,a,0\nr2,-Infinity,b,1\nr3,1E1,b,1\nr4,abc,a,1\n"
+    plan, table = csv_plan(tmp_path, text, on_error="skip", id_column="key")
+    result = predict_unit(table, bundle, plan, plan.units[0])
+    assert result.refused["key"].to_pylist() == ["r4"]
+    rows = [("a", 2.0, True), ("a", None, False), ("b", None, True), ("b", 10.0, True)]
+    expected = bundle.predict([{"x": x, "c": c, "flag": flag} for c, x, flag in rows])
+    assert result.predicted["prediction"].to_pylist() == expected.values.tolist()
+
+
 def test_bad_row_is_an_error_with_its_place(tmp_path: Path, bundle: ModelBundle) -> None:
     plan, table = csv_plan(tmp_path, BAD_CSV)
     with pytest.raises(FeatureError, match=r"rows\.csv, row 1, column 'x': expected a number, got 'far'; mend it, or"):

@@ -2,7 +2,7 @@
 
 import json
 import os
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,6 +51,15 @@ def test_old_days_go_by_event_time_not_by_the_clock(files: Files, ledger: Ledger
     assert (report.prediction_files, report.label_files) == (1, 1)
     assert files.exists("predictions/m/day=2013-03-01/r-1.parquet")
     assert not files.exists("predictions/m/day=2013-01-01/r-1.parquet")
+
+
+def test_row_of_the_far_future_ages_no_other(files: Files, ledger: Ledger) -> None:
+    files.write_table("predictions/m/day=9999-01-01/r-1.parquet", pa.table({"prediction_id": ["odd"]}))
+    rules = RetentionConfig(predictions=timedelta(days=30))
+    report = collect("m", rules, files, ledger, now=datetime(2013, 3, 2, tzinfo=UTC).timestamp())
+    assert report.prediction_files == 1
+    assert files.exists("predictions/m/day=2013-03-01/r-1.parquet")
+    assert files.exists("predictions/m/day=9999-01-01/r-1.parquet")
 
 
 def test_bundle_of_a_registered_version_stays(files: Files, ledger: Ledger) -> None:

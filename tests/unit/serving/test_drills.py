@@ -12,7 +12,7 @@ from ray_mlops.serving.protocol import Arm, ModelRoutes
 from ray_mlops.serving.rollout.drills import DRILL_FINISHED, DrilledFault, drill_payload, read_drill, unmet_power
 from ray_mlops.serving.rollout.record import ModelRecord
 
-NEEDS = DrillConfig(required_power={"unit_change": 0.75}, within_windows=5)
+NEEDS = DrillConfig(required_power={"unit_change": 0.75}, within_windows=5, repeats=2)
 
 
 def config(drill: DrillConfig = NEEDS, **gate: Any) -> ProjectConfig:
@@ -85,6 +85,14 @@ def test_drill_that_was_too_short_proves_no_weakness() -> None:
     history.drill("2", windows=3, unit_change=[1, None])
     standing, reason = history.record.standing("2")
     assert (standing, "3 windows only" in reason) == ("waiting", True)
+
+
+def test_one_lucky_run_proves_nothing() -> None:
+    history = History(config())
+    history.drill("2", unit_change=[1])
+    standing, reason = history.record.standing("2")
+    assert standing == "waiting"
+    assert "drilled 1 times only for unit_change" in reason
 
 
 def test_approval_is_asked_for_first() -> None:

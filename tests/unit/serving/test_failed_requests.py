@@ -376,6 +376,14 @@ def test_service_is_asked_for_the_version_that_failed_with_the_operators_token()
     assert orjson.loads(asked[4].content) == {"instances": [ROW]}
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_token_that_is_refused_is_no_failure_of_the_model(status: int) -> None:
+    transport = httpx.MockTransport(lambda request: httpx.Response(status, text="operate needs a token"))
+    report = replay_failures([failure(1, version="1")], ServiceAsker("http://service", None, transport=transport))
+    assert (report.answered, report.failing) == (0, ())
+    assert "refused the token" in report.skipped[0].now
+
+
 def test_gateway_answers_its_own_failures_once_it_is_mended(rig: Any, kit: Any) -> None:
     async def scenario() -> list[Failure]:
         failures = await failing(rig, kit)

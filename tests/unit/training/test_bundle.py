@@ -207,7 +207,7 @@ def test_load_checks_the_manifest_against_the_directory_s_name(saved: Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.update(schema_version=2), "schema_version 2, this release reads 1; upgrade"),
+        (lambda content: content.update(schema_version=3), "schema_version 3, this release reads up to 2; upgrade"),
         (lambda content: content["model"].update(factory="os:system"), "import 'os:system', which is not trusted"),
         (lambda content: content["model"].update(params={"width": 1}), "cannot be built"),
         (lambda content: content["model"]["params"].update(hidden=9), "weights do not fit"),

@@ -86,6 +86,8 @@ def test_recalibrated_bundle_survives_the_disk_and_an_old_one_keeps_its_hash(
     assert b'"shift"' not in bundle._contents()["bundle.json"]
     renewed = replace(bundle, manifest=recalibrate(bundle, problem.data.train)).with_parity(problem.table.slice(0, 20))
     loaded = ModelBundle.load(renewed.save(Files(str(tmp_path))).uri)
+    assert b'"schema_version":2' in renewed._contents()["bundle.json"].replace(b" ", b"")
+    assert b'"schema_version":1' in bundle._contents()["bundle.json"].replace(b" ", b"")
     assert loaded.manifest.shift == renewed.manifest.shift != ()
     assert loaded.hash == renewed.hash != bundle.hash
     assert np.array_equal(loaded.predict(problem.table).values, renewed.predict(problem.table).values)
