@@ -69,8 +69,7 @@ def drill(
     """
     from ray_mlops.monitoring.drill.messages import message_lines  # after parsing, as Ray is imported with it
     from ray_mlops.monitoring.drill.report import report_lines
-    from ray_mlops.orchestration.drill import default_plan
-    from ray_mlops.orchestration.drill_version import drill_version
+    from ray_mlops.orchestration.drill import default_plan, drill_version
 
     usual = default_plan(config, faults, column)
     plan = replace(

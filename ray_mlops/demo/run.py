@@ -20,8 +20,9 @@ from ray_mlops.ledger import Ledger
 from ray_mlops.orchestration.addresses import service_address
 from ray_mlops.orchestration.deploy import Deployment, deploy
 from ray_mlops.orchestration.fit import OnPhase
-from ray_mlops.orchestration.pipeline import find_bundle, run_pipeline
+from ray_mlops.orchestration.pipeline import run_pipeline
 from ray_mlops.orchestration.service import ensure_service
+from ray_mlops.orchestration.versions import find_bundle
 from ray_mlops.serving.client import Client
 from ray_mlops.serving.rollout.state import OVER
 

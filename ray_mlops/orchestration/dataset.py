@@ -137,7 +137,7 @@ def dataset_of_table(
         DataError: Training, validation or holdout has no row.
     """
     data = config.data
-    newest_us = int(_event_us(table, data.event_time).max(initial=0))
+    newest_us = int(event_times_us(table, data.event_time).max(initial=0))
     contract = infer_contract(table, data)
     good, report = check_contract(table, contract, data, newest_us / 1e6)
     report.raise_if_broken()
@@ -216,7 +216,7 @@ class _Transform:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         matrix = self._features.transform(table)
-        event_us = _event_us(table, self._data.event_time)
+        event_us = event_times_us(table, self._data.event_time)
         columns = {
             "numeric": _as_lists(matrix.numeric, pa.float32()),
             "categorical": _as_lists(matrix.categorical, pa.int64()),
@@ -250,7 +250,8 @@ def _code(table: pa.Table, code: int) -> pa.Scalar:
     return pa.scalar(code, table[SPLIT_COLUMN].type)
 
 
-def _event_us(table: pa.Table, event_time: str | None) -> npt.NDArray[np.int64]:
+def event_times_us(table: pa.Table, event_time: str | None) -> npt.NDArray[np.int64]:
+    """Event times, microseconds since 1970 UTC [n]; zeros without an event time."""
     if event_time is None:
         return np.zeros(len(table), dtype=np.int64)
     return np.asarray(table[event_time].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy())
@@ -290,6 +291,6 @@ def _collect_matrices(table: pa.Table) -> tuple[LabelledRows, LabelledRows]:
 
 def _sorted_rows(table: pa.Table, data: DataConfig) -> pa.Table:
     """Rows in order of event time; ties by content."""
-    keyed = table.append_column(_ORDER[0], pa.array(_event_us(table, data.event_time)))
+    keyed = table.append_column(_ORDER[0], pa.array(event_times_us(table, data.event_time)))
     keyed = keyed.append_column(_ORDER[1], pa.array(hash_rows(table)))
     return keyed.sort_by([(name, "ascending") for name in _ORDER]).drop_columns(list(_ORDER)).combine_chunks()

@@ -17,7 +17,7 @@ from ray_mlops.monitoring.diagnosis.report import Diagnosis, diagnose, diagnosis
 from ray_mlops.monitoring.notices.notice import moment
 from ray_mlops.orchestration.fit import OnPhase, silent
 from ray_mlops.orchestration.past_rows import PastRows, logged_past, snapshot_past
-from ray_mlops.orchestration.pipeline import find_version, load_bundle
+from ray_mlops.orchestration.versions import find_version, load_bundle
 from ray_mlops.runtime.files import Files
 from ray_mlops.statistics.losses import bounded_loss
 from ray_mlops.training.bundle import ModelBundle

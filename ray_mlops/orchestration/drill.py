@@ -18,6 +18,7 @@ from ray_mlops.monitoring.drill.stream import Stretch
 from ray_mlops.monitoring.drill.watch import label_lag
 from ray_mlops.orchestration.fit import OnPhase, silent
 from ray_mlops.orchestration.past_rows import Origin, logged_past, origins, snapshot_past, stretch_of_newest
+from ray_mlops.orchestration.versions import find_version, load_bundle
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.rollout.drills import DRILL_FINISHED, drill_payload
 from ray_mlops.training.bundle import ModelBundle
@@ -79,6 +80,36 @@ def drill_bundle(
     report = run_drill(drill, origin, lambda done, total: on_phase("drill", f"run {done} of {total}"))
     recorded = record and plan.column is None and _record(config, version, report)
     return Drilled(version, report, recorded)
+
+
+def drill_version(
+    config: ProjectConfig,
+    model: str,
+    plan: Plan,
+    *,
+    rows_from: RowsFrom = "auto",
+    rows_per_window: int = 1000,
+    record: bool = True,
+    on_phase: OnPhase = silent,
+) -> Drilled:
+    """Drill a version, an alias or a bundle's path; see ``drill_bundle``.
+
+    Raises:
+        ModelNotFoundError: It is none of them.
+        DataError: There are too few windows.
+        MonitoringError: No fault can befall the plan's column.
+    """
+    version, address = find_version(config, model)
+    return drill_bundle(
+        config,
+        version,
+        load_bundle(address, config),
+        plan,
+        rows_from=rows_from,
+        rows_per_window=rows_per_window,
+        record=record,
+        on_phase=on_phase,
+    )
 
 
 def drill_as_required(config: ProjectConfig, version: str, bundle: ModelBundle, on_phase: OnPhase = silent) -> None:

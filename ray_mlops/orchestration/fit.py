@@ -13,7 +13,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from ray_mlops.config import ProjectConfig, config_hash, with_overrides
-from ray_mlops.orchestration.dataset import Dataset
+from ray_mlops.orchestration.dataset import Dataset, event_times_us
 from ray_mlops.statistics.losses import bounded_loss
 from ray_mlops.training.assemble import build_bundle
 from ray_mlops.training.bundle import ModelBundle, Prediction
@@ -227,10 +227,3 @@ def _with_reference(
 def score_of(prediction: Prediction) -> npt.NDArray[np.float64]:
     """One number for each row: the probability of the positive or of the most probable class, or the value [n]."""
     return prediction.values.max(axis=1) if prediction.task == "multiclass" else prediction.values
-
-
-def event_times_us(table: pa.Table, event_time: str | None) -> npt.NDArray[np.int64]:
-    """Event times, microseconds since 1970 UTC [n]; zeros without an event time."""
-    if event_time is None:
-        return np.zeros(len(table), dtype=np.int64)
-    return np.asarray(table[event_time].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy())

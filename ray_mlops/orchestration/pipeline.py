@@ -26,9 +26,9 @@ from ray_mlops.orchestration.fit import (
     silent,
 )
 from ray_mlops.orchestration.gate_evidence import measure_replica, replay_log
+from ray_mlops.orchestration.versions import find_bundle, load_bundle
 from ray_mlops.registry import MlflowRegistry, TrackedRun, Tracker
 from ray_mlops.runtime.files import Files
-from ray_mlops.serving.loaded import trusted_modules
 from ray_mlops.training.bundle import BundleRef, ModelBundle
 
 
@@ -196,32 +196,6 @@ def read_champion(place: Workplace) -> Champion | None:
     version = str(routes["champion"]["version"])
     record = registered_versions(place.ledger, place.config.name).get(version, {})
     return Champion(version, record, load_bundle(routes["champion"]["bundle"], place.config))
-
-
-def load_bundle(uri: str, config: ProjectConfig) -> ModelBundle:
-    """Load a bundle, trusting our own code and the modules that the configuration names."""
-    return ModelBundle.load(uri, trusted_modules(config))
-
-
-def find_bundle(config: ProjectConfig, model: str) -> ModelBundle:
-    """Load the bundle of a version, an alias, or a path.
-
-    Raises:
-        ModelNotFoundError: It is none of them.
-    """
-    return load_bundle(find_version(config, model)[1], config)
-
-
-def find_version(config: ProjectConfig, model: str) -> tuple[str, str]:
-    """The version that a number, an alias or a bundle's path means, and where its bundle is.
-
-    Raises:
-        ModelNotFoundError: It is none of them.
-    """
-    if "/" in model or "://" in model:
-        return model, model
-    found = MlflowRegistry(config.store.tracking_uri).get(config.name, model)
-    return found.version, found.bundle
 
 
 def run_search(config: ProjectConfig, trials: int | None, *, on_phase: OnPhase = silent) -> dict[str, Any]:

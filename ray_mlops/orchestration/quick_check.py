@@ -5,7 +5,7 @@ from typing import Any
 
 from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import FeatureError, RayMLOpsError, RequestError
-from ray_mlops.orchestration.pipeline import find_version, load_bundle
+from ray_mlops.orchestration.versions import find_version, load_bundle
 from ray_mlops.serving.http.parse import InputColumns, build_request, check_columns, check_count
 from ray_mlops.serving.predictor import Predictor
 
