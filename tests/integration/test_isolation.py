@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 import ray
-from gateways import MODEL, ROW, Load, make_config, record_deployed, save_bundle, wait_until
 from ray import serve
 
 from ray_mlops.config import ProjectConfig, ServingConfig, StoreConfig, with_overrides
@@ -27,6 +26,7 @@ from ray_mlops.serving.routes import commit_routes, start_routes
 from ray_mlops.serving.serve_apps import ARM_DEPLOYMENT, app_status, arm_app, arm_versions
 from ray_mlops.serving.serve_arms import ServeArmControl
 from ray_mlops.training.bundle import BundleRef, ModelBundle
+from tests.integration.gateways import MODEL, ROW, Load, make_config, record_deployed, save_bundle, wait_until
 
 SERVING = {"candidate_timeout_s": 5.0, "placement": "deployment"}
 MODULE = """

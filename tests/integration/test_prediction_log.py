@@ -22,7 +22,7 @@ from ray_mlops.serving.prediction_log.dataset import prediction_dataset
 from ray_mlops.serving.prediction_log.files import read_predictions
 from ray_mlops.serving.protocol import NAMESPACE, ROUTES_ACTOR, Arm, Hooks, ModelRoutes
 from ray_mlops.serving.routes import commit_routes, start_routes
-from tests.integration.test_serving_gateway import MODEL, ROW, make_config, save_bundle, wait_until
+from tests.integration.gateways import MODEL, ROW, make_config, save_bundle, wait_until
 from tests.unit.serving.test_compaction import DAYS, fill, flush, rows
 
 SENT, BUFFER = 60, 20

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 import ray
-from gateways import MODEL, Load, make_config, record_deployed, save_bundle, wait_until
 from ray import serve
 
 from ray_mlops.config import ServingConfig, StoreConfig
@@ -24,6 +23,7 @@ from ray_mlops.serving.rollout.actor import start_rollouts
 from ray_mlops.serving.routes import commit_routes, read_table, start_routes
 from ray_mlops.serving.serve_apps import arm_app
 from ray_mlops.training.bundle import BundleRef
+from tests.integration.gateways import MODEL, Load, make_config, record_deployed, save_bundle, wait_until
 
 ROLLOUT = {
     "shadow": {"enabled": False},

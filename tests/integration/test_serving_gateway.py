@@ -11,7 +11,6 @@ import httpx
 import pytest
 import ray
 import torch
-from gateways import MODEL, ROW, Load, make_config, record_deployed, save_bundle, wait_until
 from ray import serve
 
 from ray_mlops.config import ProjectConfig, ServingConfig, StoreConfig
@@ -25,6 +24,7 @@ from ray_mlops.serving.protocol import NAMESPACE, ROUTES_ACTOR, Arm, Hooks, Mode
 from ray_mlops.serving.routes import commit_routes, start_routes
 from ray_mlops.serving.serve_apps import arm_app, candidate_application, run_app, start_gate, stop_gate
 from ray_mlops.training.bundle import BundleRef, ModelBundle
+from tests.integration.gateways import MODEL, ROW, Load, make_config, record_deployed, save_bundle, wait_until
 
 
 @dataclass
