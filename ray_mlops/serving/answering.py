@@ -122,6 +122,8 @@ class Answering:
         outcome: Outcome = "ok"
         assigned: Answer | None = None
         reason: object = None
+        breaker: Breaker | None = None
+        entry: Entry = "ask"
         try:
             if is_champion:
                 answered = await self._ask_champion(loaded, request)
@@ -143,15 +145,18 @@ class Answering:
             self._book(loaded, request, chosen, outcome, assigned, arrival_s, start)
             raise failure.error from failure.__cause__
         except asyncio.CancelledError:
-            has_waited = time.perf_counter() - start > PATIENCE_S
-            self._book(loaded, request, chosen, "timeout" if has_waited else "ok", assigned, arrival_s, start)
+            if outcome == "ok" and time.perf_counter() - start > PATIENCE_S:
+                outcome = "timeout"
+            if breaker is not None and outcome != "ok":
+                breaker.fail(entry, time.monotonic())
+            self._book(loaded, request, chosen, outcome, assigned, arrival_s, start)
             raise
         latency_s = self._book(loaded, request, chosen, outcome, assigned, arrival_s, start)
         self._write(loaded, request, chosen, outcome, answered, arrival_s, latency_s)
         return answered
 
     async def _ask_champion(self, loaded: LoadedModel, request: PredictRequest) -> Answered:
-        champion, version = loaded.champion, loaded.routes.champion.version
+        champion, version, model = loaded.champion, loaded.routes.champion.version, loaded.routes.model
         try:
             if champion.is_quick(len(request.rows)):
                 answer = await champion.answer(request.rows)
@@ -222,7 +227,7 @@ class Answering:
         trial = self._trials.get(key)
         if trial is None:
             trial = self._trials[key] = _Trial(route_version, Breaker(max_running))
-        elif trial.route_version != route_version:
+        elif trial.route_version < route_version:
             trial.route_version = route_version
             trial.breaker.renew(max_running)
         return trial.breaker
