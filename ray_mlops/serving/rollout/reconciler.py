@@ -63,9 +63,17 @@ class Reconciler:
         self.record = ModelRecord(model)
         self._ledger, self._files, self._arms, self._monitor, self._clock = ledger, files, arms, monitor, clock
         self._candidate = Candidate(arms, model)
-        self._progress = Progress(model, monitor, clock)
+        progress = self._progress = Progress(model, monitor, clock)
         self._settler = Settler(
-            self.record, ledger, files, self._candidate, aliases, publish, self._refresh, self._stamp, self._has_applied
+            self.record,
+            ledger,
+            files,
+            self._candidate,
+            aliases,
+            publish,
+            self._refresh,
+            self._stamp,
+            progress.has_applied,
         )
         self._shadows = Shadows(
             self.record, ledger, files, arms, self._candidate, monitor, self._refresh, self._stamp, clock
@@ -182,7 +190,7 @@ class Reconciler:
         await self.tick()
         record, state, routes, decision = self.record, self.record.rollout, self.record.routes, self._decision
         through = self._trial.evaluated if self.is_by_window and self._trial else closed
-        if through is not None and routes and not self._has_applied(routes.version):
+        if through is not None and routes and not self._progress.has_applied(routes.version):
             through -= 1
         shown = decision.to_json() if decision else record.last_move
         evidence = dict(shown.get("evidence", {}))
@@ -263,9 +271,6 @@ class Reconciler:
 
     def _stamp(self) -> Mapping[str, Any]:
         return {"event_time": self._event_now_us(), "time": self._clock()}
-
-    def _has_applied(self, route_version: int) -> bool:
-        return self._progress.watermarks.has_applied(route_version, self._clock())
 
     def _event_now_us(self) -> int | None:
         """End of the newest closed window, microseconds since 1970 UTC."""
