@@ -22,7 +22,7 @@ from ray_mlops.serving.rollout.settle import AliasStore, Settler
 from ray_mlops.serving.rollout.shadows import Shadows, end_shadow
 from ray_mlops.serving.rollout.state import ON_TRIAL, PASSING, Command, RolloutState
 from ray_mlops.serving.rollout.trail import make_point
-from ray_mlops.serving.rollout.transition import RolloutDecision, step
+from ray_mlops.serving.rollout.transition import RolloutDecision, is_urgent, step
 from ray_mlops.serving.rollout.trial import Trial
 
 logger = logging.getLogger(__name__)
@@ -237,11 +237,12 @@ class Reconciler:
         if look.is_full and state.stage in ON_TRIAL and not await self._gather_losses(trial, look):
             return False
         observation = await self._observe(trial, state, config, is_settled)
-        decision = step(state, observation, config.rollout, self._clock())
-        if not (look.is_full or decision.is_urgent):
-            self._decision = self._decision or decision
+        may_move = look.is_full or is_urgent(state, observation, config.rollout.guards)
+        if not may_move and self._decision is not None:
+            return False  # what is shown stays the last decision: guards take milliseconds, and say the same again
+        self._decision = decision = step(state, observation, config.rollout, self._clock())
+        if not may_move:
             return False
-        self._decision = decision
         if decision.verdicts and (decision.moves or decision.wanted_weight is None):
             point = make_point(decision, observation, config.rollout.guards, state.weight, self._clock())
             trial.trail.add(decision, point)

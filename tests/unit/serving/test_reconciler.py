@@ -26,6 +26,7 @@ from ray_mlops.errors import (
 from ray_mlops.ledger import Ledger
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.protocol import Arm, ModelRoutes, Tally
+from ray_mlops.serving.rollout.guards import judge
 from ray_mlops.serving.rollout.reconciler import Reconciler
 from ray_mlops.serving.rollout.shadow import SLOW_FACTOR, SLOW_MARGIN_MS, BundleFacts
 from ray_mlops.serving.rollout.transition import step
@@ -1017,3 +1018,30 @@ def test_candidate_is_compared_even_if_it_did_not_describe_itself_at_once(world:
         return (await world.reconciler.view())["compared"]
 
     assert play(scene)["disagreement"]["rows"] == 400
+
+
+def test_guards_are_computed_once_for_each_window_and_stay_on_show_in_between(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.register("2")
+    judged = []
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        judged.append(world.state())
+        return judge(*arguments, **options)
+
+    async def scene() -> None:
+        await world.reconciler.request("2", "ann")
+        await days(world, "canary[0]")
+        await world.settle()
+        shown = (await world.reconciler.view())["guards"]
+        assert any(guard["question"] == "noninferiority" for guard in shown)
+        monkeypatch.setattr("ray_mlops.serving.rollout.transition.judge", count)
+        await world.settle()
+        assert (judged, (await world.reconciler.view())["guards"]) == ([], shown)
+        await world.reconciler.command("rollback", "ann")
+        await world.settle()
+
+    play(scene)
+    assert judged == ["canary[0]"]
+    assert world.state() == "rolled_back"
