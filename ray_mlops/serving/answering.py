@@ -122,6 +122,8 @@ class Answering:
         outcome: Outcome = "ok"
         assigned: Answer | None = None
         reason: object = None
+        breaker: Breaker | None = None
+        entry: Entry = "ask"
         try:
             if is_champion:
                 answered = await self._ask_champion(loaded, request)
@@ -143,15 +145,18 @@ class Answering:
             self._book(loaded, request, chosen, outcome, assigned, arrival_s, start)
             raise failure.error from failure.__cause__
         except asyncio.CancelledError:
-            has_waited = time.perf_counter() - start > PATIENCE_S
-            self._book(loaded, request, chosen, "timeout" if has_waited else "ok", assigned, arrival_s, start)
+            if outcome == "ok" and time.perf_counter() - start > PATIENCE_S:
+                outcome = "timeout"
+            if breaker is not None and outcome != "ok":
+                breaker.fail(entry, time.monotonic())
+            self._book(loaded, request, chosen, outcome, assigned, arrival_s, start)
             raise
         latency_s = self._book(loaded, request, chosen, outcome, assigned, arrival_s, start)
         self._write(loaded, request, chosen, outcome, answered, arrival_s, latency_s)
         return answered
 
     async def _ask_champion(self, loaded: LoadedModel, request: PredictRequest) -> Answered:
-        champion, version = loaded.champion, loaded.routes.champion.version
+        champion, version, model = loaded.champion, loaded.routes.champion.version, loaded.routes.model
         try:
             if champion.is_quick(len(request.rows)):
                 answer = await champion.answer(request.rows)
@@ -162,17 +167,17 @@ class Answering:
             raise RequestError(error.problem, f"{request.where}: {error.where}", error.remedy) from error
         except TimeoutError as error:
             problem = f"version {version} took longer than {self._serving.request_timeout_s} s"
-            raise _ChampionError("timeout", OverloadError(problem, loaded.routes.model, "try again")) from error
+            raise _ChampionError(version, "timeout", OverloadError(problem, model, "try again")) from error
         except ConnectionError as error:  # it has an application of its own, and nobody answers in its place
             problem = f"version {version} is away: {error}"
-            raise _ChampionError("crashed", OverloadError(problem, loaded.routes.model, "try again")) from error
+            raise _ChampionError(version, "crashed", OverloadError(problem, model, "try again")) from error
         except Exception as error:  # a model is foreign code
-            logger.exception("fail to predict model=%s version=%s", loaded.routes.model, version)
+            logger.exception("fail to predict model=%s version=%s", model, version)
             problem = f"version {version} failed: {type(error).__name__}: {error}"
-            raise _ChampionError("error", RayMLOpsError(problem, loaded.routes.model)) from error
+            raise _ChampionError(version, "error", RayMLOpsError(problem, model)) from error
         if fault := champion.fault(answer.prediction, len(request.rows)):
             problem = f"the prediction of version {version} {fault}"
-            raise _ChampionError("invalid", RayMLOpsError(problem, loaded.routes.model))
+            raise _ChampionError(version, "invalid", RayMLOpsError(problem, model))
         return Answered(answer, "champion", version)
 
     async def _ask_other(
@@ -222,7 +227,7 @@ class Answering:
         trial = self._trials.get(key)
         if trial is None:
             trial = self._trials[key] = _Trial(route_version, Breaker(max_running))
-        elif trial.route_version != route_version:
+        elif trial.route_version < route_version:
             trial.route_version = route_version
             trial.breaker.renew(max_running)
         return trial.breaker
@@ -329,8 +334,14 @@ def assign(loaded: LoadedModel, request: PredictRequest, pinned_to: str | None =
 
 
 class _ChampionError(Exception):
-    """Carries what is booked and what is said; never leaves this module."""
+    """Carries what is booked and what is said; outside this module ``blamed`` finds it behind the error."""
 
-    def __init__(self, outcome: Outcome, error: RayMLOpsError) -> None:
-        super().__init__(outcome, error)
-        self.outcome, self.error = outcome, error
+    def __init__(self, version: str, outcome: Outcome, error: RayMLOpsError) -> None:
+        super().__init__(version, outcome, error)
+        self.version, self.outcome, self.error = version, outcome, error
+
+
+def blamed(error: Exception) -> tuple[str, Outcome] | None:
+    """The version that failed, and how, of an error that ``Answering.answer`` raised; None where none failed."""
+    failure = error.__context__
+    return (failure.version, failure.outcome) if isinstance(failure, _ChampionError) else None

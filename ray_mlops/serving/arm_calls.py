@@ -2,7 +2,8 @@
 
 A request after a pause leaves at once. Where they come more often than ``PACE_S``, those that came since the
 last call go together in the next one, so that the hops of an arm cost the same however much traffic it has.
-No call waits for the one before it: an arm that hangs on one request still gets the others.
+No call waits for the one before it: an arm that hangs on one call still gets the next. Those that travel in the
+same call come back together, so that one that hangs holds up the few that left with it, until their own time is up.
 """
 
 import asyncio

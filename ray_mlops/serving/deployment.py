@@ -144,7 +144,10 @@ class GatewayReplica(GrpcMethods):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        await asyncio.wait_for(asyncio.gather(self._log.close(), self._failures.close()), STOP_TIMEOUT_S)
+        closings = asyncio.gather(self._log.close(), self._failures.close(), return_exceptions=True)
+        for problem in await asyncio.wait_for(closings, STOP_TIMEOUT_S):
+            if problem is not None:  # the next start books what is missing
+                logger.error("close in part because=%r", problem)
 
 
 class SettingsReader:

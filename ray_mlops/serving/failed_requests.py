@@ -12,9 +12,10 @@ import asyncio
 import base64
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 import orjson
@@ -22,14 +23,17 @@ import orjson
 from ray_mlops.config import FailedRequestsConfig
 from ray_mlops.errors import StoreError
 from ray_mlops.runtime.files import Files
+from ray_mlops.serving.prediction_log.listing import day_of
 
 logger = logging.getLogger(__name__)
 KEPT_HEADERS = ("content-type", "inference-header-content-length")
 """Headers without which a body cannot be read. No other is ever kept."""
 MAX_WAITING, MAX_WAITING_BYTES = 1000, 8 * 2**20
-"""Failures that wait for being written, and their bodies; more are dropped, and counted."""
+"""Failures in memory, those being written included, and what they hold; more are dropped, and counted."""
 MAX_FILES = 2000
 """Files of one model; the oldest give way."""
+ROOM_RATIO = 0.9
+"""Of both limits, what is left once files had to give way: the store is not listed again for each file."""
 WRITE_INTERVAL_S = 1.0
 SCHEMA_VERSION = 1
 
@@ -70,7 +74,9 @@ class Failure:
         try:
             return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
         except orjson.JSONEncodeError:
-            return orjson.dumps({**content, "instances": None, "ids": []}, option=orjson.OPT_APPEND_NEWLINE)
+            content |= {"instances": None, "ids": []}
+            texts = {name: _clean(value) for name, value in content.items() if isinstance(value, str)}
+            return orjson.dumps(content | texts, option=orjson.OPT_APPEND_NEWLINE)
 
     @classmethod
     def from_line(cls, line: bytes) -> "Failure":
@@ -86,6 +92,12 @@ class Failure:
             text, encoded = content.pop(name), content.pop(f"{name}_base64")
             content[name] = base64.b64decode(encoded) if text is None and encoded is not None else _bytes(text)
         return cls(**{**content, "ids": tuple(content["ids"])})
+
+    @property
+    def num_bytes(self) -> int:
+        """What it holds in memory, about."""
+        contents = len(self.body or b"") + len(self.response or b"") + sum(map(len, self.ids))
+        return contents + sum(map(row_bytes, self.instances or ())) + 1000
 
     def names(self, ids: set[str]) -> bool:
         """Whether it is about one of these prediction ids; what was not parsed is searched as text."""
@@ -113,8 +125,11 @@ class FailedRequests:
         self._files, self._replica = files, replica
         self._max_body_bytes, self._max_bytes = int(config.max_body_kb * 1024), int(config.max_mb * 2**20)
         self._waiting: deque[Failure] = deque()
-        self._waiting_bytes = 0
-        self._held: dict[str, tuple[int, int]] = {}
+        self._num_held = self._held_bytes = 0
+        """What is in memory: what waits, and what is being written."""
+        self._flushing = asyncio.Lock()
+        self._sequence = 0
+        self._stored: dict[str, tuple[int, int]] = {}
         """Files and bytes of each model, about."""
         self._task: asyncio.Task[None] | None = None
 
@@ -130,36 +145,50 @@ class FailedRequests:
         """A body, unless it is too large to be kept."""
         return body if body is not None and len(body) <= self._max_body_bytes else None
 
+    def rows_that_fit(self, rows: Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]] | None:
+        """The rows of a request, unless they are too large to be kept."""
+        left = self._max_body_bytes
+        for row in rows or ():
+            left -= row_bytes(row)
+            if left < 0:
+                return None
+        return rows
+
     def note(self, failure: Failure) -> None:
-        """Take a failure, or drop it where too many wait."""
+        """Take a failure, or drop it where too many are held."""
         self.counts["noted"] += 1
-        size = _size(failure)
-        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
+        num_bytes = failure.num_bytes
+        if self._num_held >= MAX_WAITING or self._held_bytes + num_bytes > MAX_WAITING_BYTES:
             self.counts["dropped"] += 1
             return
         self._waiting.append(failure)
-        self._waiting_bytes += size
+        self._num_held += 1
+        self._held_bytes += num_bytes
 
     async def flush(self) -> None:
-        """Write what waits; what cannot be written waits on."""
-        batch, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
-        for model, failures in _by_model(batch).items():
-            try:
-                await asyncio.to_thread(self._write, model, failures)
+        """Write what waits; what cannot be written waits on, and is held all the while."""
+        async with self._flushing:
+            batch, self._waiting = self._waiting, deque()
+            for (model, day), failures in _by_file(batch).items():
+                try:
+                    await asyncio.to_thread(self._write, model, day, failures)
+                except (StoreError, OSError) as error:
+                    logger.error("keep failed requests model=%s requests=%d because=%s", model, len(failures), error)
+                    self._waiting.extendleft(reversed(failures))
+                    continue
                 self.counts["written"] += len(failures)
-            except (StoreError, OSError) as error:
-                logger.error("keep failed requests model=%s requests=%d because=%s", model, len(failures), error)
-                self._waiting.extendleft(reversed(failures))
-                self._waiting_bytes += sum(map(_size, failures))
+                self._num_held -= len(failures)
+                self._held_bytes -= sum(failure.num_bytes for failure in failures)
 
     async def close(self) -> None:
-        """Write what is left; what cannot be written is dropped."""
+        """Write what is left, after what is being written; what cannot be written is dropped."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self.flush()
         self.counts["dropped"] += len(self._waiting)
         self._waiting.clear()
+        self._num_held = self._held_bytes = 0
 
     async def _run(self) -> None:
         while True:
@@ -167,29 +196,33 @@ class FailedRequests:
             if self._waiting:
                 await asyncio.shield(self.flush())
 
-    def _write(self, model: str, failures: Sequence[Failure]) -> None:
-        for day, lines in _by_day(failures).items():
-            content = b"".join(lines)
-            self._make_room(model, len(content))
-            path = f"failed/{model}/day={day}/{failures[0].time_us:016d}-{self._replica}.jsonl"
-            self._files.write(path, content)
-            held_files, held_bytes = self._held[model]
-            self._held[model] = held_files + 1, held_bytes + len(content)
+    def _write(self, model: str, day: str, failures: Sequence[Failure]) -> None:
+        content = b"".join(failure.line() for failure in failures)
+        self._make_room(model, len(content))
+        self._sequence += 1
+        name = f"{failures[0].time_us:016d}-{self._replica}-{self._sequence:08d}.jsonl"
+        self._files.write(f"failed/{model}/day={day}/{name}", content)
+        num_files, num_bytes = self._stored[model]
+        self._stored[model] = num_files + 1, num_bytes + len(content)
 
     def _make_room(self, model: str, num_bytes: int) -> None:
         """Let the oldest files go, where there are too many or they are too large together."""
-        held = self._held.get(model)
-        if held is not None and held[0] < MAX_FILES and held[1] + num_bytes <= self._max_bytes:
+        stored = self._stored.get(model)
+        if stored is not None and self._has_room(stored[0], stored[1] + num_bytes):
             return
         sizes = {name: self._files.size(name) for name in self._files.names(f"failed/{model}")}
-        total = sum(sizes.values())
-        for name in list(sizes):
-            if len(sizes) < MAX_FILES and total + num_bytes <= self._max_bytes:
+        num_files, total = len(sizes), sum(sizes.values())
+        for name, size in sizes.items():
+            if self._has_room(num_files, total + num_bytes, ROOM_RATIO):
                 break
             self._files.delete(name)
-            total -= sizes.pop(name)
+            num_files, total = num_files - 1, total - size
             self.counts["evicted"] += 1
-        self._held[model] = len(sizes), total
+        self._stored[model] = num_files, total
+
+    def _has_room(self, num_files: int, num_bytes: int, ratio: float = 1.0) -> bool:
+        """Whether one more file fits into a share of the limits, given the files there are, and all bytes."""
+        return num_files < ratio * MAX_FILES and num_bytes <= ratio * self._max_bytes
 
 
 def read_failures(files: Files, path: str) -> list[Failure]:
@@ -214,28 +247,37 @@ def failures_since(files: Files, model: str, since_us: int = 0) -> Iterator[Fail
     Raises:
         StoreError: A file holds something else.
     """
-    for path in files.names(f"failed/{model}"):
-        if path.endswith(".jsonl"):
-            yield from (failure for failure in read_failures(files, path) if failure.time_us >= since_us)
+    names = [name for name in files.names(f"failed/{model}") if name.endswith(".jsonl")]
+    for day, paths in groupby(names, key=day_of):
+        if day >= _day(since_us):
+            found = [failure for path in paths for failure in read_failures(files, path)]
+            yield from sorted((one for one in found if one.time_us >= since_us), key=lambda one: one.time_us)
 
 
-def _size(failure: Failure) -> int:
-    return len(failure.body or b"") + len(failure.response or b"") + 1000
+def row_bytes(row: Mapping[str, Any]) -> int:
+    """How much a row holds, about.
+
+    Example:
+        >>> row_bytes({"carrier": "UA", "distance": 200.0})
+        25
+    """
+    return sum(len(name) + (len(value) if isinstance(value, str) else 8) for name, value in row.items())
 
 
-def _by_model(failures: Sequence[Failure] | deque[Failure]) -> dict[str, list[Failure]]:
-    models: dict[str, list[Failure]] = {}
+def _by_file(failures: Iterable[Failure]) -> dict[tuple[str, str], list[Failure]]:
+    found: dict[tuple[str, str], list[Failure]] = {}
     for failure in failures:
-        models.setdefault(failure.model, []).append(failure)
-    return models
+        found.setdefault((failure.model, _day(failure.time_us)), []).append(failure)
+    return found
 
 
-def _by_day(failures: Sequence[Failure]) -> dict[str, list[bytes]]:
-    days: dict[str, list[bytes]] = {}
-    for failure in failures:
-        day = datetime.fromtimestamp(failure.time_us / 1e6, UTC).date().isoformat()
-        days.setdefault(day, []).append(failure.line())
-    return days
+def _day(time_us: int) -> str:
+    return datetime.fromtimestamp(time_us / 1e6, UTC).date().isoformat()
+
+
+def _clean(text: str) -> str:
+    """Replace halves of surrogate pairs, which no JSON can hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _as_text(name: str, content: bytes | None) -> dict[str, str | None]:

@@ -37,7 +37,8 @@ class ModelSettings:
     parity_atol: float = 1e-5
     redact: Mapping[str, Literal["drop", "hash"]] = field(default_factory=dict)
     candidate_timeout_s: float | None = None
-    """None takes the gateway's own."""
+    """``of`` always says it: the candidate's own, else ``serving.candidate_timeout_s`` of the model's configuration.
+    None, of settings made by hand, takes the gateway's."""
     max_on_trial: int | None = None
     """Requests that one replica lets wait for a version on trial; None: half of what the gateway works on."""
 

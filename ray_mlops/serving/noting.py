@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_mlops.errors import RayMLOpsError
-from ray_mlops.serving.answering import Answered
+from ray_mlops.serving.answering import Answered, blamed
 from ray_mlops.serving.failed_requests import KEPT_HEADERS, FailedRequests, Failure
 from ray_mlops.serving.http.asgi import Response
 from ray_mlops.serving.http.parse import PredictRequest
-from ray_mlops.serving.http.refusal import ProtocolName, refusal
+from ray_mlops.serving.http.refusal import ProtocolName, refusal, status_of
 from ray_mlops.serving.loaded import LoadedModel
 from ray_mlops.serving.parts import Request
 
@@ -27,23 +27,15 @@ class Attempt:
     """None where it could not be parsed."""
 
 
-def note_error(failures: FailedRequests, attempt: Attempt, pinned_to: str | None, error: Exception) -> None:
-    """Note a request whose answer is an error, if such an answer is kept.
-
-    Args:
-        failures: Takes it.
-        attempt: The request.
-        pinned_to: The version that an operator asked for.
-        error: What was raised.
-    """
+def note_error(failures: FailedRequests, attempt: Attempt, error: Exception) -> None:
+    """Note a request whose answer is an error, if such an answer is kept."""
     known = error if isinstance(error, RayMLOpsError) else RayMLOpsError(f"{type(error).__name__}: {error}", "gateway")
-    answer = refusal(known, _PROTOCOLS.get(attempt.request.target.endpoint, "native"))
-    if not failures.wants(answer.status):
+    status = status_of(known)
+    if not failures.wants(status):
         return
-    is_timeout = isinstance(error.__cause__, TimeoutError)
-    outcome = "refused" if answer.status < 500 else "timeout" if is_timeout else "error"
-    version = "" if attempt.parsed is None else pinned_to or attempt.loaded.routes.champion.version
-    failures.note(_failure(failures, attempt, answer.body, answer.status, outcome, known, version))
+    answer = refusal(known, _PROTOCOLS.get(attempt.request.target.endpoint, "native"))
+    version, outcome = blamed(error) or ("", "refused" if status < 500 else "error")
+    failures.note(_failure(failures, attempt, answer.body, status, outcome, known, version))
 
 
 def note_failover(failures: FailedRequests, attempt: Attempt, answered: Answered, response: Any) -> None:
@@ -68,7 +60,7 @@ def _failure(
     body = content if isinstance(content, bytes) else None
     is_redacted = bool(attempt.loaded.format.redact)
     is_native = body is not None and request.target.endpoint == "predict"
-    rows = None if parsed is None or is_native else parsed.rows
+    rows = None if parsed is None or is_native or is_redacted else parsed.rows
     names = {name: request.headers.get(name.encode()) for name in KEPT_HEADERS}
     return Failure(
         time_us=int(request.arrival_s * 1e6),
@@ -76,13 +68,18 @@ def _failure(
         endpoint=request.target.endpoint,
         status=status,
         outcome=outcome,
-        error=type(error).__name__ if is_redacted else str(error),
+        error=_kind(error, outcome) if is_redacted else str(error),
         version=version,
         request_id="" if parsed is None else parsed.request_id,
         ids=() if parsed is None else tuple(parsed.ids),
         headers={name: value.decode("latin-1") for name, value in names.items() if value is not None},
         body_bytes=0 if body is None else len(body),
         body=None if is_redacted else failures.fits(body),
-        instances=None if is_redacted or (body is not None and failures.fits(body) is None) else rows,
+        instances=failures.rows_that_fit(rows),
         response=None if is_redacted else failures.fits(response),
     )
+
+
+def _kind(error: object, outcome: str) -> str:
+    """What may be said of an error whose text may hold what is redacted."""
+    return type(error).__name__ if isinstance(error, Exception) else outcome

@@ -85,7 +85,7 @@ class Predicting:
             response = dialect.respond(request, loaded, parsed, wanted, answered)
         except Exception as error:  # is only noted here, whatever it is
             if self._failures is not None:
-                note_error(self._failures, Attempt(request, loaded, content, parsed), pinned_to, error)
+                note_error(self._failures, Attempt(request, loaded, content, parsed), error)
             raise
         if answered.failover is not None and self._failures is not None:
             note_failover(self._failures, Attempt(request, loaded, content, parsed), answered, response)

@@ -22,8 +22,9 @@ FIELDS = (
     *("segment_sequence", "segment_rows"),
     *("settled", "settled_lost"),
 )
-"""Signed 64-bit integers, native byte order. Each only grows, and has one thread that writes it, so that no
-update is lost between two threads and one store moves rows from a state to the next.
+"""Signed 64-bit integers, native byte order. Each has one thread that writes it, so that no update is lost
+between two threads and one store moves rows from a state to the next. They grow; only ``accepted`` and ``spooled``
+are taken back where a row that was counted first was then refused by the local disk.
 
 ``written`` counts rows that went to the store straight from memory, ``spooled`` those that were ever put on
 the local disk, in that order. Of the latter, the first ``settled`` are in the store, except ``settled_lost``

@@ -1,7 +1,9 @@
 """The many small files of a day become few large ones, sorted by event time.
 
 One write makes a compacted file count and its sources not (see ``listing``), so a death at any point leaves each
-row where a reader finds it once; the next run deletes what the dead one left. Two that run at once do no harm.
+row where a reader finds it once; the next run deletes what the dead one left. Of two that run at once and share
+files, whoever finds the other's file withdraws its own before it deletes anything; until then, for a moment, a reader
+may find rows in both, and keeps finding them there if that one dies in this moment.
 """
 
 import hashlib
@@ -88,7 +90,7 @@ def _groups_of_day(listing: LogListing, names: Sequence[str]) -> Iterator[tuple[
 
 
 def _replace(listing: LogListing, names: Sequence[str]) -> bool:
-    """Write one file for several and delete them; returns false where one of them changed meanwhile."""
+    """Write one file for several and delete them; returns false where somebody else did something with one of them."""
     files = listing.files
     before = _fingerprints(files, names)
     table = unite([files.read_table(name) for name in names])
@@ -99,12 +101,22 @@ def _replace(listing: LogListing, names: Sequence[str]) -> bool:
     path = compacted_path(listing.model, day_of(names[0]), digest)
     table = table.replace_schema_metadata({SOURCES_KEY: content})
     files.write_table(path, table, row_group_size=ROW_GROUP_ROWS)
-    if before is None or _fingerprints(files, names) != before:  # somebody forgets rows of them, or deletes the day
+    is_changed = before is None or _fingerprints(files, names) != before  # rows are forgotten, or a day is deleted
+    if is_changed or _is_contested(LogListing(files, listing.model), path, frozenset(sources)):
         files.delete(path)
         return False
     for name in names:
         files.delete(name)
     return True
+
+
+def _is_contested(listing: LogListing, path: str, sources: frozenset[str]) -> bool:
+    """Whether another compacted file has some of these sources, and others besides."""
+    try:
+        others = [listing.sources(name) for name in listing.names() if is_compacted(name) and name != path]
+    except StoreError:  # one has just gone: somebody is at work
+        return True
+    return any(own & sources and not own <= sources for own in others)
 
 
 def _fingerprints(files: Files, names: Sequence[str]) -> list[str] | None:

@@ -92,7 +92,9 @@ def read_predictions(
         StoreError: A file cannot be read.
     """
     wanted = None if columns is None else list(dict.fromkeys([*columns, "prediction_id", "arrival_time"]))
-    tables = list(read_live(LogListing(files, model), lambda path: _read(files.read(path), wanted), days).values())
+    tables = list(
+        read_live(LogListing(files, model), lambda path: read_columns(files.read(path), wanted), days).values()
+    )
     if not tables:
         return pa.table({})
     table = unite(tables).sort_by("arrival_time")
@@ -152,7 +154,8 @@ def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
         return pa.string()
 
 
-def _read(content: bytes, wanted: Sequence[str] | None) -> pa.Table:
+def read_columns(content: bytes, wanted: Sequence[str] | None) -> pa.Table:
+    """Read those of the wanted columns that a Parquet file has; None reads all."""
     file = pq.ParquetFile(pa.BufferReader(content))
     there = set(file.schema_arrow.names)
     return file.read(None if wanted is None else [name for name in wanted if name in there])

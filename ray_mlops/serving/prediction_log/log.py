@@ -218,17 +218,18 @@ class PredictionLog:
         if self._policy == "drop":
             self.accounting.add("dropped", num_rows)
             return
-        if is_named:
-            self._recent.remember(record)
         if not self._is_pressed:
             self._set_pressed(True)
             logger.warning("take pressure policy=%s rows=%d", self._policy, self._held_rows)
             if self._policy == "spill":
                 self._close_open()
         if self._thinner is not None:
-            self._thin(self._thinner, record, num_rows)
+            self._thin(self._thinner, record, num_rows)  # what is left out is stood for by what stays
+            is_kept = True
         else:
-            self._spill(record, num_rows)
+            is_kept = self._spill(record, num_rows)
+        if is_named and is_kept:
+            self._recent.remember(record)
 
     def _set_pressed(self, is_pressed: bool) -> None:
         self._is_pressed = is_pressed
@@ -240,7 +241,8 @@ class PredictionLog:
         self._held_rows += left - waiting
         self.accounting.add("dropped", waiting + num_rows - left)
 
-    def _spill(self, record: LogRecord, num_rows: int) -> None:
+    def _spill(self, record: LogRecord, num_rows: int) -> bool:
+        """Put rows on the local disk, or drop them; returns whether they are kept."""
         try:
             if self.spilled_bytes >= self._max_spilled_bytes:
                 raise StoreError("holds serving.log.max_spill_mb", "the local disk's part")
@@ -249,12 +251,13 @@ class PredictionLog:
         except StoreError as error:
             self.accounting.add("dropped", num_rows)
             logger.debug("drop rows rows=%d because=%s", num_rows, error)
-            return
+            return False
         self.spilled_bytes += self._spool.num_bytes - before
         self._spilled_rows += num_rows
         self._spilled.update(dict.fromkeys(split_by_file([record]), record.format))
         if self._spilled_rows >= FLUSH_ROWS:
             self._close_open()
+        return True
 
     def _append_to_spool(self, record: LogRecord, num_rows: int) -> None:
         # Counted first: a death in between loses a request that was not answered, and says so.

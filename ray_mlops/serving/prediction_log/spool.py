@@ -85,12 +85,18 @@ class Spool:
         self.num_bytes += written
 
     def rotate(self) -> Segment | None:
-        """Close the open segment and return it; None where nothing was appended."""
-        if self._open is None:
+        """Close the open segment and return it; None where nothing was appended.
+
+        One without a line goes: the next would have its name.
+        """
+        if self._open is None or self._segment is None:
             return None
         os.close(self._open)
         self._open, segment = None, self._segment
-        return segment
+        if self.num_bytes:
+            return segment
+        segment.path.unlink(missing_ok=True)
+        return None
 
 
 def encode(record: LogRecord) -> bytes:

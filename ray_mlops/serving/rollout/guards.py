@@ -28,7 +28,7 @@ from ray_mlops.serving.rollout.comparison import (
     event_arrays,
     first_errors_of,
 )
-from ray_mlops.serving.rollout.evidence import ArmCounts, LossEvidence, Observation, RouteCounts, UnitCounts
+from ray_mlops.serving.rollout.evidence import LossEvidence, Observation, RouteCounts, UnitCounts
 from ray_mlops.serving.rollout.slice_guard import SliceVerdict, judge_slices
 from ray_mlops.statistics.betting import log_e_difference, log_e_paired_noninferiority
 from ray_mlops.statistics.confidence import error_upper_bound, log_e_rate_below
@@ -107,7 +107,7 @@ def judge(
         verdict("loss", "regression", *compare_losses(observation.losses, regress["loss"])),
         verdict("score_shift", "regression", *_score_shift(observation.losses, regress["score_shift"])),
         *on_slices,
-        verdict("errors", "limit", *_hard_errors(observation.recent, guards)),
+        verdict("errors", "limit", *judge_limit(observation, guards)),
         verdict("sample_ratio", "integrity", *_sample_ratio(split, log(1.0 / guards.sample_ratio_alpha))),
         verdict("errors", "noninferiority", *_errors_are_fine(split, total, guards, promote)),
         verdict("latency_slo", "noninferiority", *_slo_is_kept(total, guards, promote)),
@@ -136,8 +136,9 @@ def _score_shift(losses: LossEvidence, threshold: float) -> Said:
     return against(log_e, threshold, 1, f"total variation {np.abs(shares[0] - shares[1]).sum() / 2:.3f}")
 
 
-def _hard_errors(recent: ArmCounts, guards: GuardsConfig) -> Said:
-    limit = guards.hard_error_ratio
+def judge_limit(observation: Observation, guards: GuardsConfig) -> Said:
+    """Compare the errors of the newest requests with the limit, which needs no evidence."""
+    recent, limit = observation.recent, guards.hard_error_ratio
     detail = f"{recent.errors} of the newest {recent.requests} requests"
     if recent.requests < guards.hard_error_requests:
         return "inconclusive", None, limit, detail
@@ -174,12 +175,17 @@ def joint_log_e(absolute: Any, relative: Any) -> Any:
 
 
 def _slo_is_kept(total: UnitCounts, guards: GuardsConfig, threshold: float) -> Said:
-    bound = _upper_bound(total.first_slo_violations, total.units, guards.promote_alpha)
+    bound = slo_bound(total, guards)
     detail = (
         f"{total.first_slo_violations} of {total.units} requests above {guards.latency_slo_ms:g} ms, "
         f"below {bound:.4f} (limit {guards.slo_limit:g})"
     )
     return ("pass" if bound < guards.slo_limit else "inconclusive"), None, guards.slo_limit, detail
+
+
+def slo_bound(total: UnitCounts, guards: GuardsConfig) -> float:
+    """What the share of the candidate's requests that are too slow is shown to be below."""
+    return _upper_bound(total.first_slo_violations, total.units, guards.promote_alpha)
 
 
 @lru_cache(maxsize=1024)

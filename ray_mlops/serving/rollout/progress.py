@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 REPLICA_DEADLINE_S = 10.0
 """A replica that is silent for longer counts as dead, and its watermark is waited for no more."""
 GRACE_S = 2.0
-"""After a start, how long replicas have to report before an epoch is closed without them."""
+"""After a start, how long replicas have to report before an epoch is closed, or an arm stopped, without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,15 @@ class Progress:
         self._model, self._monitor, self._clock = model, monitor, clock
         self._closed: deque[tuple[int, float]] = deque(maxlen=1000)
         self._started_at = clock()
+
+    def has_applied(self, route_version: int) -> bool:
+        """Whether every replica has a route version; not known before they have had the time to report."""
+        return self._has_heard and self.watermarks.has_applied(route_version, self._clock())
+
+    @property
+    def _has_heard(self) -> bool:
+        """Whether each replica that lives must have reported by now."""
+        return self._clock() - self._started_at >= GRACE_S
 
     @property
     def last_closed(self) -> int | None:
@@ -75,7 +84,7 @@ class Progress:
         now = self._clock()
         for name in self.watermarks.remove_silent(now):
             logger.warning("dropped silent replica model=%s replica=%s", self._model, name)
-        complete_s = self.watermarks.closed_through(now) if now - self._started_at >= GRACE_S else None
+        complete_s = self.watermarks.closed_through(now) if self._has_heard else None
         closed = await self.closed_window()
         if evaluate == "continuous":
             if complete_s is not None:

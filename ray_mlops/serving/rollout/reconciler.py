@@ -22,7 +22,7 @@ from ray_mlops.serving.rollout.settle import AliasStore, Settler
 from ray_mlops.serving.rollout.shadows import Shadows, end_shadow
 from ray_mlops.serving.rollout.state import ON_TRIAL, PASSING, Command, RolloutState
 from ray_mlops.serving.rollout.trail import make_point
-from ray_mlops.serving.rollout.transition import RolloutDecision, step
+from ray_mlops.serving.rollout.transition import RolloutDecision, is_urgent, step
 from ray_mlops.serving.rollout.trial import Trial
 
 logger = logging.getLogger(__name__)
@@ -63,9 +63,17 @@ class Reconciler:
         self.record = ModelRecord(model)
         self._ledger, self._files, self._arms, self._monitor, self._clock = ledger, files, arms, monitor, clock
         self._candidate = Candidate(arms, model)
-        self._progress = Progress(model, monitor, clock)
+        progress = self._progress = Progress(model, monitor, clock)
         self._settler = Settler(
-            self.record, ledger, files, self._candidate, aliases, publish, self._refresh, self._stamp, self._has_applied
+            self.record,
+            ledger,
+            files,
+            self._candidate,
+            aliases,
+            publish,
+            self._refresh,
+            self._stamp,
+            progress.has_applied,
         )
         self._shadows = Shadows(
             self.record, ledger, files, arms, self._candidate, monitor, self._refresh, self._stamp, clock
@@ -182,7 +190,7 @@ class Reconciler:
         await self.tick()
         record, state, routes, decision = self.record, self.record.rollout, self.record.routes, self._decision
         through = self._trial.evaluated if self.is_by_window and self._trial else closed
-        if through is not None and routes and not self._has_applied(routes.version):
+        if through is not None and routes and not self._progress.has_applied(routes.version):
             through -= 1
         shown = decision.to_json() if decision else record.last_move
         evidence = dict(shown.get("evidence", {}))
@@ -229,11 +237,12 @@ class Reconciler:
         if look.is_full and state.stage in ON_TRIAL and not await self._gather_losses(trial, look):
             return False
         observation = await self._observe(trial, state, config, is_settled)
-        decision = step(state, observation, config.rollout, self._clock())
-        if not (look.is_full or decision.is_urgent):
-            self._decision = self._decision or decision
+        may_move = look.is_full or is_urgent(state, observation, config.rollout.guards)
+        if not may_move and self._decision is not None:
+            return False  # what is shown stays the last decision: guards take milliseconds, and say the same again
+        self._decision = decision = step(state, observation, config.rollout, self._clock())
+        if not may_move:
             return False
-        self._decision = decision
         if decision.verdicts and (decision.moves or decision.wanted_weight is None):
             point = make_point(decision, observation, config.rollout.guards, state.weight, self._clock())
             trial.trail.add(decision, point)
@@ -263,9 +272,6 @@ class Reconciler:
 
     def _stamp(self) -> Mapping[str, Any]:
         return {"event_time": self._event_now_us(), "time": self._clock()}
-
-    def _has_applied(self, route_version: int) -> bool:
-        return self._progress.watermarks.has_applied(route_version, self._clock())
 
     def _event_now_us(self) -> int | None:
         """End of the newest closed window, microseconds since 1970 UTC."""

@@ -88,12 +88,6 @@ class Settler:
         routes, registered = self._record.routes, self._record.versions[state.version]
         if routes is None:
             return
-        slow_ms, slices = routes.slow_ms, routes.slices
-        if routes.rollout_id != state.rollout_id and (state.stage == "preparing" or state.stage in ON_TRIAL):
-            guards, champion = config.rollout.guards, routes.champion
-            arguments = (self._files, routes.model, champion.version, guards.latency_quantile)
-            slow_ms = await asyncio.to_thread(champion_slow_ms, *arguments)
-            slices = await asyncio.to_thread(freeze_slices, champion.bundle, guards.slices, guards.max_slice_values)
         wanted = desired_routes(
             routes,
             state,
@@ -101,16 +95,20 @@ class Settler:
             salt=rollout_salt(state.rollout_id),
             isolated=config.rollout.isolation == "isolated",
             placement="isolated" if config.serving.placement == "deployment" else "in_replica",
-            slow_ms=slow_ms,
-            slices=slices,
         )
+        if wanted.rollout_id != routes.rollout_id:  # the candidate is named for the first time
+            guards, champion = config.rollout.guards, routes.champion
+            arguments = (self._files, routes.model, champion.version, guards.latency_quantile)
+            slow_ms = await asyncio.to_thread(champion_slow_ms, *arguments)
+            slices = await asyncio.to_thread(freeze_slices, champion.bundle, guards.slices, guards.max_slice_values)
+            wanted = replace(wanted, slow_ms=slow_ms, slices=slices)
         await self._commit(routes, wanted)
 
     async def _commit(self, routes: ModelRoutes, wanted: ModelRoutes) -> None:
-        """Put what is wanted in force, with the shadows that there are."""
+        """Put what is wanted in force, with the shadows that there are, unless others came into force meanwhile."""
         wanted = replace(wanted, shadows=self._record.shadow_arms())
         if wanted != routes:
-            commit_routes(self._ledger, wanted, self._record.route_stream_version, **self._stamp())
+            commit_routes(self._ledger, wanted, routes.version, **self._stamp())
             self._refresh()
             await self._publish()
 

@@ -7,12 +7,16 @@ they are read from the prediction log again, which is where rows are deleted.
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_mlops.errors import StoreError
 from ray_mlops.runtime.files import Files
@@ -36,6 +40,9 @@ SCHEMA_VERSION = b"2"
 """Of a file of scores; version 1, which did not say so, had no answers of the champion."""
 _SOURCES, _VERSION = b"ray_mlops.sources", b"ray_mlops.schema_version"
 _FEATURE, _CHAMPION = "features.", "champion."
+_NO_ROWS = pa.table({"prediction_id": pa.array([], pa.string())})
+Ranked = tuple[DisagreeingRow, Sequence[str]]
+"""A row without its inputs, and the files of the log of which one had it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +88,14 @@ class ShadowLog:
         self._read: set[str] = set()
         self._gone: set[str] = set()
         self._parts = 0
+        self._lock = threading.Lock()
+        """Of what follows: rows are taken up in one thread and shown from another."""
         self._answers: list[tuple[FloatArray, FloatArray]] = []
-        self._most: list[tuple[DisagreeingRow, Sequence[str]]] = []
+        self._most: list[Ranked] = []
         self._report: tuple[int, DisagreementReport] | None = None
-        """The newest report, and of how many rows it is."""
+        """The newest report, without inputs, and of how many rows it is."""
+        self._places: dict[str, str] = {}
+        """Files in which rows that are shown were found."""
         self.predictions: dict[str, FloatArray] = {}
         """The version's prediction [] or [k] by prediction id."""
         self._restore()
@@ -109,22 +120,26 @@ class ShadowLog:
     def read(self, names: Sequence[str]) -> tuple[list[str], LoggedRows]:
         """Read the rows that may be paired from log files, until they are enough for one call; at least one file.
 
+        The rows of one call have the same types: a column that was a number for one version and text for another
+        makes two calls of it, since no version takes both.
+
         A file that cannot be read any more (it was deleted with its day, or compacted) has none.
 
         Returns:
             The names of the files that were read, and their rows.
         """
         taken: list[str] = []
-        tables: list[pa.Table] = []
+        whole = _NO_ROWS
         for name in names:
-            taken.append(name)
             table = self._table(name)
-            tables += [] if table is None else [table]
-            if sum(each.num_rows for each in tables) >= BATCH_ROWS:
+            if table is not None and table.num_rows:
+                try:
+                    whole = pa.concat_tables([whole, table], promote_options="default") if len(whole) else table
+                except pa.ArrowTypeError:
+                    break
+            taken.append(name)
+            if len(whole) >= BATCH_ROWS:
                 break
-        if not tables:
-            return taken, LoggedRows(pa.array([], pa.string()), pa.table({}), pa.table({}))
-        whole = pa.concat_tables(tables, promote_options="default")
         return taken, LoggedRows.of(whole.slice(0, max(self._max_rows - len(self.predictions), 0)))
 
     def keep(self, names: Sequence[str], rows: LoggedRows, values: FloatArray, champion: FloatArray) -> None:
@@ -137,21 +152,25 @@ class ShadowLog:
             table = table.replace_schema_metadata({_SOURCES: json.dumps(list(names)), _VERSION: SCHEMA_VERSION})
             self._files.write_table(f"{self._kept}/{self._parts:08d}.parquet", table)
             self._parts += 1
-            self._remember(table, rows.inputs)
+            self._remember(table)
         self._read.update(names)
 
     def disagreement(self, facts: tuple[BundleFacts, BundleFacts]) -> DisagreementReport:
-        """Say how the answers differ so far; blocks where rows that are shown must be read again.
+        """Say how the answers differ so far; blocks while the rows that are shown are read.
 
         Args:
             facts: Of the champion, and of the version in the shadow.
         """
-        rows = len(self.predictions)
-        if self._report is None or self._report[0] != rows:
-            self._most = [(self._with_inputs(row, sources), sources) for row, sources in self._most]
-            champion, other = (np.concatenate([pair[i] for pair in self._answers] or [np.empty(0)]) for i in (0, 1))
-            self._report = rows, compare_answers(champion, other, facts, [row for row, _ in self._most])
-        return self._report[1]
+        with self._lock:
+            rows, pairs, most, report = len(self.predictions), list(self._answers), list(self._most), self._report
+        if report is None or report[0] != rows:
+            champion, other = (np.concatenate([pair[i] for pair in pairs] or [np.empty(0)]) for i in (0, 1))
+            report = rows, compare_answers(champion, other, facts, [row for row, _ in most])
+            with self._lock:
+                self._report = report
+        inputs = self._inputs(most)
+        shown = tuple(replace(row, inputs=inputs.get(row.prediction_id)) for row in report[1].most)
+        return replace(report[1], most=shown)
 
     def _live(self) -> list[str]:
         first_day = datetime.fromtimestamp(self.after_us / 1e6, UTC).strftime("%Y-%m-%d")
@@ -182,59 +201,57 @@ class ShadowLog:
             if int(version) > int(SCHEMA_VERSION):
                 problem = f"schema_version {version.decode()}, this release reads up to {SCHEMA_VERSION.decode()}"
                 raise StoreError(problem, name, "run the release that wrote it, or a newer one")
-            self._remember(table, None)
+            self._remember(table)
             self._read.update(json.loads(table.schema.metadata[_SOURCES]))
             self._parts = int(name.rsplit("/", 1)[1].removesuffix(".parquet")) + 1
 
-    def _remember(self, table: pa.Table, inputs: pa.Table | None) -> None:
+    def _remember(self, table: pa.Table) -> None:
         """Take up scored rows, of which an id counts once."""
         names = table.column_names[1:]
         other = _matrix(table, [name for name in names if not name.startswith(_CHAMPION)])
         champion = _matrix(table, [name for name in names if name.startswith(_CHAMPION)])
+        sources = json.loads(table.schema.metadata[_SOURCES])
         ids = table["prediction_id"].to_pylist()
-        before = len(self.predictions)
-        fresh = []
-        for index, prediction_id in enumerate(ids):
-            if prediction_id not in self.predictions:
-                self.predictions[prediction_id] = other[index]
-                fresh.append(index)
-        if champion.size and len(self.predictions) > before:
-            self._answers.append((champion[fresh], other[fresh]))
-            sources = json.loads(table.schema.metadata[_SOURCES])
-            self._rank(ids, champion, other, inputs, sources, fresh)
+        with self._lock:
+            fresh = []
+            for index, prediction_id in enumerate(ids):
+                if prediction_id not in self.predictions:
+                    self.predictions[prediction_id] = other[index]
+                    fresh.append(index)
+            if champion.size and fresh:
+                self._answers.append((champion[fresh], other[fresh]))
+                ranked = _rank(ids, champion, other, sources, fresh)
+                self._most = sorted([*self._most, *ranked], key=lambda entry: -entry[0].difference)[:MOST]
 
-    def _rank(
-        self,
-        ids: Sequence[str],
-        champion: FloatArray,
-        other: FloatArray,
-        inputs: pa.Table | None,
-        sources: Sequence[str],
-        fresh: Sequence[int],
-    ) -> None:
-        """Keep the rows that differ most."""
-        apart = np.nan_to_num(differences(champion, other), nan=-1.0)
-        for index in sorted(fresh, key=lambda one: -apart[one])[:MOST]:
-            shown = None if inputs is None else inputs.slice(index, 1).to_pylist()[0]
-            mine, theirs = champion[index].tolist(), other[index].tolist()
-            row = DisagreeingRow(ids[index], mine, theirs, float(apart[index]), shown)
-            self._most.append((row, sources))
-        self._most = sorted(self._most, key=lambda entry: -entry[0].difference)[:MOST]
+    def _inputs(self, most: Sequence[Ranked]) -> dict[str, Mapping[str, Any]]:
+        """The raw inputs of rows by id, read now and never kept: what was deleted from the log is not shown."""
+        missing, found = {row.prediction_id for row, _ in most}, dict[str, Mapping[str, Any]]()
+        known_places = {self._places[name] for name in missing if name in self._places}
+        for path in chain(sorted(known_places), self._files_of(most)):
+            if not missing:
+                break
+            rows = self._read_inputs(path, missing)
+            found |= rows
+            self._places |= dict.fromkeys(rows, path)
+            missing -= rows.keys()
+        return found
 
-    def _with_inputs(self, row: DisagreeingRow, sources: Sequence[str]) -> DisagreeingRow:
-        """The same row with its inputs, which a restart has forgotten."""
-        if row.inputs is not None:
-            return row
-        known = set(sources)
+    def _files_of(self, most: Sequence[Ranked]) -> Iterator[str]:
+        """The files that rows were scored from, or that those were compacted to."""
+        known = {source for _, sources in most for source in sources}
         for name in self._live():
-            if name not in known and known.isdisjoint(self._listing.sources(name)):
-                continue
+            if name in known or not known.isdisjoint(self._listing.sources(name)):
+                yield name
+
+    def _read_inputs(self, name: str, ids: set[str]) -> dict[str, Mapping[str, Any]]:
+        try:
             table = self._files.read_table(name)
-            position = table["prediction_id"].to_pylist()
-            if row.prediction_id in position:
-                found = LoggedRows.of(table.slice(position.index(row.prediction_id), 1))
-                return replace(row, inputs=found.inputs.to_pylist()[0])
-        return row
+        except StoreError:
+            if self._files.exists(name):
+                raise
+            return {}  # compacted meanwhile, or deleted with its day
+        chosen = LoggedRows.of(table.filter(pc.is_in(table["prediction_id"], pa.array(sorted(ids), pa.string()))))
+        return dict(zip(chosen.ids.to_pylist(), chosen.inputs.to_pylist(), strict=True))
 
 
 async def score_log(log: ShadowLog, arms: ArmControl, model: str, version: str, facts: BundleFacts) -> None:
@@ -269,3 +286,13 @@ def _matrix(table: pa.Table, names: Sequence[str]) -> FloatArray:
     if not columns:
         return np.empty(0)
     return np.asarray(columns[0] if len(columns) == 1 else np.column_stack(columns), dtype=np.float64)
+
+
+def _rank(
+    ids: Sequence[str], champion: FloatArray, other: FloatArray, sources: Sequence[str], fresh: Sequence[int]
+) -> list[Ranked]:
+    """Return those of the fresh rows that differ most."""
+    apart = np.nan_to_num(differences(champion, other), nan=-1.0)
+    worst = sorted(fresh, key=lambda index: -apart[index])[:MOST]
+    rows = (DisagreeingRow(ids[i], champion[i].tolist(), other[i].tolist(), float(apart[i])) for i in worst)
+    return [(row, sources) for row in rows]

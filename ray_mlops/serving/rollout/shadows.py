@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ray.exceptions import RayError
 
 from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import DataError, LedgerConflictError, RayMLOpsError
@@ -164,8 +163,15 @@ class Shadows:
                 self._shadows[entry.version] = Shadow(entry, config, self._files, self._arms)
         for version in self._shadows.keys() - active.keys():
             del self._shadows[version]
-        if config is not None and routes is not None:
-            await asyncio.gather(*(self._look_at(self._shadows[version], routes) for version in active))
+        if config is None or routes is None:
+            return
+        shadows = [self._shadows[version] for version in active]
+        looks = await asyncio.gather(*(self._look_at(shadow, routes) for shadow in shadows), return_exceptions=True)
+        for shadow, problem in zip(shadows, looks, strict=True):
+            if problem is not None:  # whatever it is: the others were looked at to their end
+                model, version = self._record.model, shadow.entry.version
+                logger.warning("shadow waits model=%s version=%s error=%r", model, version, problem)
+                shadow.detail = f"tries again: {problem if isinstance(problem, RayMLOpsError) else repr(problem)}"
 
     async def view(self) -> list[dict[str, Any]]:
         """What operators see: those that run, then those that have ended, newest first."""
@@ -191,9 +197,6 @@ class Shadows:
             await shadow.look(self._record, routes, self._monitor)
         except DataError as error:
             self._book_failure(shadow.entry, str(error))
-        except (RayMLOpsError, RayError) as error:
-            logger.warning("shadow waits model=%s version=%s error=%s", self._record.model, version, error)
-            shadow.detail = f"tries again: {error}"
 
     def _book_failure(self, entry: ShadowEntry, why: str) -> None:
         try:

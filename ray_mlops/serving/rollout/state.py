@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 
 from ray_mlops.ledger import LedgerEvent
 from ray_mlops.serving.protocol import Arm, ModelRoutes, Placement
-from ray_mlops.serving.slicing import SliceColumn
 
 Stage = Literal[
     "pending",
@@ -203,11 +202,12 @@ def desired_routes(
     *,
     salt: int,
     isolated: bool,
-    slow_ms: float | None,
-    slices: tuple[SliceColumn, ...] = (),
     placement: Placement = "in_replica",
 ) -> ModelRoutes:
     """Return the routes that a state wants; the same value when they are in force already.
+
+    Routes that name a candidate for the first time lack what is measured then: the champion's latency threshold and
+    the slices of traffic, which stay as long as the rollout.
 
     Args:
         routes: In force now.
@@ -215,8 +215,6 @@ def desired_routes(
         bundle: Address and hash of the candidate's bundle.
         salt: The rollout's routing salt.
         isolated: Whether the candidate runs in an application of its own.
-        slow_ms: The champion's latency threshold, frozen when the candidate is first named.
-        slices: Slices of traffic, frozen with it.
         placement: Where the version runs as champion.
     """
     if state.stage in ("pending", "validating") or (state.stage == "preparing" and isolated):
@@ -231,7 +229,7 @@ def desired_routes(
             return replace(without, champion=routes.previous, previous=None)
         return without
     if routes.rollout_id != state.rollout_id:
-        routes = replace(routes, salt=salt, rollout_id=state.rollout_id, slow_ms=slow_ms, slices=slices)
+        routes = replace(routes, salt=salt, rollout_id=state.rollout_id, slow_ms=None, slices=())
     candidate = Arm(state.version, *bundle, "isolated" if isolated else "in_replica", state.weight)
     return replace(routes, candidate=candidate, champion=replace(routes.champion, weight=1.0 - state.weight))
 

@@ -6,15 +6,13 @@ second look is kept, and so on; points at which the state changed stay longest.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Self
 
 from ray_mlops.config import GuardsConfig
 from ray_mlops.errors import StoreError
 from ray_mlops.serving.rollout.evidence import Observation, UnitCounts
-from ray_mlops.serving.rollout.guards import GuardVerdict
+from ray_mlops.serving.rollout.guards import GuardVerdict, slo_bound
 from ray_mlops.serving.rollout.transition import RolloutDecision
-from ray_mlops.statistics.confidence import error_upper_bound
 
 SCHEMA_VERSION = 1
 MAX_POINTS = 300
@@ -87,13 +85,8 @@ def _measured(verdict: GuardVerdict, observation: Observation, guards: GuardsCon
     if verdict.name == "latency_slo":
         units = (counts.candidate_units for counts in observation.counts if 0.0 < counts.weight < 1.0)
         total = sum(units, UnitCounts())
-        return _upper_bound(total.first_slo_violations, total.units, guards.promote_alpha) if total.units else None
+        return slo_bound(total, guards) if total.units else None
     return None
-
-
-@lru_cache(maxsize=1024)
-def _upper_bound(events: int, units: int, alpha: float) -> float:
-    return error_upper_bound(events, units, alpha)
 
 
 @dataclass(slots=True)

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ray_mlops.config import RolloutConfig
+from ray_mlops.config import GuardsConfig, RolloutConfig
 from ray_mlops.serving.rollout.capacity import admit
 from ray_mlops.serving.rollout.evidence import ArmCounts, Observation
-from ray_mlops.serving.rollout.guards import PROMOTION_GUARDS, GuardVerdict, judge
+from ray_mlops.serving.rollout.guards import PROMOTION_GUARDS, GuardVerdict, judge, judge_limit
 from ray_mlops.serving.rollout.state import ON_TRIAL, RolloutState, parse_state
 
 
@@ -70,8 +70,15 @@ def step(state: RolloutState, observation: Observation, config: RolloutConfig, n
         wanted_weight=admitted.wanted_weight,
         verdicts=verdicts,
         evidence=_evidence(state, observation, verdicts),
-        is_urgent=state.command is not None or observation.candidate == "failed" or _broken_limit(verdicts) is not None,
+        is_urgent=is_urgent(state, observation, config.guards),
     )
+
+
+def is_urgent(state: RolloutState, observation: Observation, guards: GuardsConfig) -> bool:
+    """Whether a decision does not wait for an epoch to close: a person's command, a crash, or a broken limit."""
+    has_limit = state.stage in ON_TRIAL or state.stage == "baking"
+    is_broken = has_limit and "errors" not in guards.dry_run and judge_limit(observation, guards)[0] == "fail"
+    return is_broken or state.command is not None or observation.candidate == "failed"
 
 
 def _next(

@@ -58,8 +58,8 @@ class Trial:
         self._path = f"rollouts/{state.model}.json"
         self._trail_path = trail_path(state.model, state.rollout_id)
         self.trail = Trail(state.rollout_id, config.rollout.evaluate == "window")
-        self._facts: BundleFacts | None = None
-        self._own_facts: BundleFacts | None = None
+        self._facts: tuple[BundleFacts, BundleFacts] | None = None
+        """Of the champion, and of the candidate."""
         self._view = ShadowView(config.rollout)
         self._shadow: ShadowLog | None = None
         self._seen: tuple[int, int, int] | None = None
@@ -83,9 +83,10 @@ class Trial:
             return True
         try:
             if self._facts is None:
-                self._facts = await arms.facts(routes.champion.bundle)
-                self._own_facts = await arms.facts(record.versions[self._version]["bundle"])
-            problem = await self._score(routes, state, arms)
+                theirs = await arms.facts(routes.champion.bundle)
+                self._facts = theirs, await arms.facts(record.versions[self._version]["bundle"])
+            facts = self._facts[0]
+            problem = await self._score(routes, state, arms, facts)
             labelled = await monitor.labelled(self._model, self._after_us // self._window_us - 1)
         except (RayMLOpsError, RayError) as error:
             logger.warning("cannot gather losses rollout=%s error=%s", self.rollout_id, error)
@@ -95,7 +96,7 @@ class Trial:
         gather = partial(
             gather_losses,
             scored=self._shadow.predictions if self._shadow else {},
-            facts=self._facts,
+            facts=facts,
             champion=routes.champion.version,
             after_us=self._after_us,
             weights=record.weights,
@@ -117,9 +118,8 @@ class Trial:
 
     async def compared(self) -> dict[str, Any]:
         """How the candidate and the champion differ on the rows that both have answered."""
-        facts = None if self._facts is None or self._own_facts is None else (self._facts, self._own_facts)
         problem = self.losses.problem or ("" if self._shadow else "it has not been in the shadow")
-        return await self._view.to_json(self._shadow, facts, self.losses.paired, problem)
+        return await self._view.to_json(self._shadow, self._facts, self.losses.paired, problem)
 
     async def save(self) -> None:
         """Write the checkpoint."""
@@ -140,7 +140,7 @@ class Trial:
             self.slice_losses = await asyncio.to_thread(losses_by_slice, labelled, routes.slices, gather)
             self._seen = seen
 
-    async def _score(self, routes: ModelRoutes, state: RolloutState, arms: ArmControl) -> str:
+    async def _score(self, routes: ModelRoutes, state: RolloutState, arms: ArmControl, facts: BundleFacts) -> str:
         """In the shadow, let the candidate score what was logged since; returns why that cannot be done."""
         if state.skip_shadow or not self._config.rollout.shadow.enabled:
             return ""
@@ -152,8 +152,8 @@ class Trial:
             arguments = (self._files, self._model, self.rollout_id, routes.champion.version, self._after_us, max_rows)
             self._shadow = await asyncio.to_thread(ShadowLog, *arguments)
         in_shadow = state.stage == "shadow" or (state.stage == "paused" and state.paused_from == "shadow")
-        if in_shadow and self._facts is not None:
-            await score_log(self._shadow, arms, self._model, self._version, self._facts)
+        if in_shadow:
+            await score_log(self._shadow, arms, self._model, self._version, facts)
         return ""
 
     def _restore(self) -> None:

@@ -26,6 +26,7 @@ from ray_mlops.errors import (
 )
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving import parts
+from ray_mlops.serving.answering import Answering
 from ray_mlops.serving.breaker import BREAK_AFTER
 from ray_mlops.serving.following import RouteFollower, TallyReporter
 from ray_mlops.serving.protocol import Arm, RouteTable
@@ -638,6 +639,60 @@ async def test_client_that_leaves_is_booked_against_its_arm_if_it_has_waited(
     await asyncio.gather(task, return_exceptions=True)
     assert (tally(rig, "candidate").requests, tally(rig, "candidate").errors) == (1, errors)
     assert rig.telemetry.num_in_flight == 0
+
+
+@run
+async def test_clients_that_give_up_on_a_hanging_candidate_open_its_breaker(
+    rig: Any, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_mlops.serving.answering.PATIENCE_S", 0.0)
+    rig.arms.behaviours["2"] = lambda rows: asyncio.sleep(60)
+    await rig.apply(kit.split(0.9999999))
+    for number in range(1, BREAK_AFTER + 1):
+        task = asyncio.create_task(post(rig, "/predict", {"instances": [ROW]}))
+        while rig.arms.calls < number:
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert (await post(rig, "/predict", {"instances": [ROW]})).json()["arm"] == "champion"
+    assert rig.arms.calls == BREAK_AFTER
+    outcomes = {labels[3]: count for labels, count in rig.telemetry.requests.items()}
+    assert outcomes == {"timeout": BREAK_AFTER, "unavailable": 1}
+
+
+@run
+async def test_client_that_leaves_does_not_undo_what_the_candidate_did(rig: Any, kit: Any, tmp_path: Path) -> None:
+    def behave(name: str, value: Any) -> Any:
+        def call(rows: Any) -> Any:
+            asked.append(name)
+            return value()
+
+        return call
+
+    asked: list[str] = []
+    rig.arms.behaviours["1"] = behave("1", lambda: asyncio.sleep(60))
+    rig.arms.behaviours["2"] = behave("2", lambda: ConnectionError("gone"))
+    candidate = kit.split(0.9999999).candidate
+    await rig.apply(replace(outside(rig, kit, tmp_path), candidate=candidate, version=5))
+    task = asyncio.create_task(post(rig, "/predict", {"instances": [ROW]}))
+    async with asyncio.timeout(30.0):
+        while asked[-1:] != ["1"]:
+            await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert rig.telemetry.requests == {("flights", "candidate", "2", "crashed"): 1}
+
+
+@run
+async def test_request_under_older_routes_does_not_close_the_breaker(rig: Any, kit: Any) -> None:
+    rig.arms.behaviours["2"] = lambda rows: ConnectionError("gone")
+    older = (await rig.apply(kit.split(0.9999999))).find("flights")
+    newer = (await rig.apply(replace(kit.split(0.9999999), version=5), version=2)).find("flights")
+    answering = Answering(rig.telemetry, rig.log, rig.arms, rig.serving)
+    breaker = answering._breaker(newer, "2")
+    breaker.failures = BREAK_AFTER
+    assert answering._breaker(older, "2").failures == BREAK_AFTER
+    assert answering._breaker(newer, "2").failures == BREAK_AFTER
 
 
 @run

@@ -188,6 +188,28 @@ def test_two_compactors_that_knew_different_files_count_no_row_twice(files: File
     assert len(names(files)) == 3
 
 
+def test_of_two_compactors_that_share_files_the_later_one_withdraws(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        flush(files, number, rows(f"i{number}"))
+    first, *others = LogListing(files, "m").live()
+    real = files.write_table
+
+    def let_another_write_first(path: str, table: pa.Table, **options: Any) -> None:
+        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "delete", lambda path: None)  # it dies before it deletes anything
+            assert compaction._replace(LogListing(files, "m"), others)
+        real(path, table, **options)
+
+    monkeypatch.setattr(files, "write_table", let_another_write_first)
+    assert not compaction._replace(LogListing(files, "m"), [first, *others[:2]])
+    assert seen(files) == list(range(4))
+    compact(files, "m", BEFORE)
+    assert (seen(files), len(names(files))) == (list(range(4)), 1)
+
+
 def test_readers_in_other_threads_see_each_row_once_all_the_time(files: Files) -> None:
     problems: list[str] = []
     stop = threading.Event()

@@ -2,6 +2,8 @@
 
 import asyncio
 import gzip
+import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -168,6 +170,69 @@ def test_redacted_column_keeps_every_body_and_text_out(rig: Any, kit: Any) -> No
     asyncio.run(scenario())
 
 
+def test_redacted_failure_of_the_candidate_says_its_kind(rig: Any, kit: Any) -> None:
+    async def scenario() -> None:
+        rig.settings = replace(rig.settings, redact={"carrier": "hash"})
+        failures = await failing(rig, kit, routes=kit.split(0.999999))
+        for fault in (RuntimeError("carrier 'UA'"), ConnectionError("carrier 'UA'")):
+            rig.arms.behaviours["2"] = lambda rows, fault=fault: fault
+            async with rig.client() as client:
+                await client.post("/predict", content=kit.body(instances=[ROW]))
+        assert [found.error for found in await kept(rig, failures)] == ["error", "ConnectionError"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [(lambda: float("nan"), "invalid"), (lambda: time.sleep(0.2) or 0.0, "timeout"), (lambda: 1 / 0, "error")],
+)
+def test_champion_that_fails_is_named_with_how_it_did_even_for_another_version(
+    rig: Any, kit: Any, fault: Any, outcome: str
+) -> None:
+    async def scenario() -> None:
+        failures = await failing(rig, kit, routes=kit.split(0.5))
+        rig.change(serving=rig.serving.model_copy(update={"request_timeout_s": 0.05}))
+        rig.arms.behaviours["2"] = lambda rows: RuntimeError("no such tensor")
+        rig.gateway.table.models["flights"].champion._base_s = 1.0  # predicts in a thread, so that it may time out
+        rig.bundles["one"].model.fault = fault
+        headers = {"x-model-version": "2", **kit.OPERATOR}
+        async with rig.client() as client:
+            answer = await client.post("/predict", content=kit.body(instances=[ROW]), headers=headers)
+        assert answer.status_code >= 500
+        (found,) = await kept(rig, failures)
+        assert (found.version, found.outcome) == ("1", outcome)
+
+    asyncio.run(scenario())
+
+
+def test_failure_that_is_not_kept_writes_no_answer_for_it(rig: Any, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+    monkeypatch.setattr("ray_mlops.serving.noting.refusal", lambda *given: written.append(given))
+
+    async def scenario() -> None:
+        await failing(rig, kit)
+        async with rig.client() as client:
+            assert (await client.post("/predict", content=b"{")).status_code == 400
+
+    asyncio.run(scenario())
+    assert written == []
+
+
+def test_rows_over_the_bound_are_left_out(rig: Any, kit: Any) -> None:
+    async def scenario() -> None:
+        failures = await failing(rig, kit, max_body_kb=0.1)
+        break_model(rig)
+        body = orjson.dumps({"dataframe_split": {"columns": list(ROW), "data": [list(ROW.values())] * 6}})
+        assert failures.rows_that_fit([ROW] * 4) == [ROW] * 4
+        async with rig.client() as client:
+            await client.post("/invocations", content=body, headers={"content-type": "application/json"})
+        (found,) = await kept(rig, failures)
+        assert (found.instances, len(found.ids)) == (None, 6)
+
+    asyncio.run(scenario())
+
+
 def test_body_over_the_bound_is_left_out_and_the_failure_kept(rig: Any, kit: Any) -> None:
     async def scenario() -> None:
         failures = await failing(rig, kit, max_body_kb=0.1)
@@ -285,6 +350,114 @@ def test_damaged_file_is_named(files: Files, line: bytes) -> None:
     files.write("failed/flights/day=2024-01-01/x.jsonl", line + b"\n")
     with pytest.raises(StoreError, match=r"x\.jsonl: holds a line that is no failed request"):
         read_failures(files, "failed/flights/day=2024-01-01/x.jsonl")
+
+
+def test_store_that_is_down_does_not_let_more_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_mlops.serving.failed_requests.MAX_WAITING", 3)
+
+    class DownFiles(Files):
+        is_down = True
+
+        def write(self, path: str, content: bytes) -> None:
+            failures.note(failure(99))  # comes while the store is tried
+            if self.is_down:
+                raise StoreError("the store is away")
+            super().write(path, content)
+
+    files = DownFiles(str(tmp_path))
+    failures = FailedRequests(files, "r", FailedRequestsConfig())
+
+    async def scenario() -> None:
+        for round_ in range(4):
+            for number in range(3):
+                failures.note(failure(10 * round_ + number))
+            await failures.flush()
+        assert len(failures._waiting) == 3
+        files.is_down = False
+        await failures.close()
+
+    asyncio.run(scenario())
+    assert failures.counts["written"] == 3
+    assert failures.counts["noted"] == 3 + failures.counts["dropped"]
+
+
+def test_rows_and_ids_count_among_what_waits(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_mlops.serving.failed_requests.MAX_WAITING_BYTES", 100_000)
+    failures = FailedRequests(files, "r", FailedRequestsConfig())
+    failures.note(failure(1, body=None, instances=[ROW] * 10_000))
+    failures.note(failure(2, ids=tuple(f"{number:032d}" for number in range(10_000))))
+    failures.note(failure(3))
+    assert failures.counts["dropped"] == 2
+
+
+def test_full_store_makes_room_for_more_than_one_file(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_mlops.serving.failed_requests.MAX_FILES", 20)
+
+    async def scenario() -> None:
+        failures = FailedRequests(files, "r", FailedRequestsConfig())
+        for number in range(21):
+            failures.note(failure(number))
+            await failures.flush()
+        assert failures.counts["evicted"] == 3  # 18 are 90 %, the new one included
+
+    asyncio.run(scenario())
+
+
+def test_failures_of_one_microsecond_do_not_overwrite_each_other(files: Files) -> None:
+    async def scenario() -> None:
+        failures = FailedRequests(files, "r", FailedRequestsConfig())
+        for name in ("a", "b"):
+            failures.note(failure(1, request_id=name))
+            await failures.flush()
+
+    asyncio.run(scenario())
+    assert [found.request_id for found in failures_since(files, "flights")] == ["a", "b"]
+
+
+def test_failures_of_two_replicas_are_read_oldest_first_and_earlier_days_not_at_all(files: Files) -> None:
+    async def scenario() -> None:
+        for replica, numbers in (("b", (1, 4)), ("a", (2, 3))):
+            failures = FailedRequests(files, replica, FailedRequestsConfig())
+            for number in numbers:
+                failures.note(failure(number))
+            await failures.close()
+
+    asyncio.run(scenario())
+    files.write("failed/flights/day=2023-11-13/x.jsonl", b"damaged")
+    found = failures_since(files, "flights", failure(2).time_us)
+    assert [each.request_id for each in found] == ["r2", "r3", "r4"]
+
+
+def test_close_waits_for_a_write_that_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_mlops.serving.failed_requests.WRITE_INTERVAL_S", 0.0)
+    begun, go_on = threading.Event(), threading.Event()
+
+    class SlowFiles(Files):
+        def write(self, path: str, content: bytes) -> None:
+            begun.set()
+            go_on.wait(30.0)
+            super().write(path, content)
+
+    async def scenario() -> None:
+        failures = FailedRequests(SlowFiles(str(tmp_path)), "r", FailedRequestsConfig())
+        failures.note(failure(1))
+        failures.start()
+        await asyncio.to_thread(begun.wait, 30.0)
+        closing = asyncio.create_task(failures.close())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        go_on.set()
+        await closing
+        assert failures.counts["written"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_error_that_json_cannot_hold_does_not_stop_the_writer(files: Files) -> None:
+    write(files, failure(1, error="no column \ud800"), failure(2))
+    first, second = failures_since(files, "flights")
+    assert (first.error, second.request_id) == ("no column ?", "r2")
 
 
 # -- keeping house ----------------------------------------------------------------------------------------

@@ -304,6 +304,39 @@ def test_spill_is_bounded_by_its_size(tmp_path: Path, files: FlakyFiles) -> None
     asyncio.run(scenario())
 
 
+def test_row_that_was_dropped_is_logged_when_it_is_sent_again(tmp_path: Path, files: FlakyFiles) -> None:
+    async def scenario() -> None:
+        log = make_log(tmp_path, files, policy="spill", max_buffer_rows=1, max_spill_mb=0.001)
+        index = 0
+        while not log.accounting["dropped"]:
+            log.accept(record(f"id-{index}"), is_named=True)
+            index += 1
+        await log.flush()
+        log.accept(record(f"id-{index - 1}"), is_named=True)
+        log.accept(record(f"id-{index - 2}"), is_named=True)
+        assert log.retries == 1
+        await log.close()
+        assert read_predictions(files, "flights").num_rows == index
+
+    asyncio.run(scenario())
+
+
+def test_segment_without_a_line_leaves_no_file_that_shares_its_name_with_the_next(
+    tmp_path: Path, files: FlakyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, "rep")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, line: 0)  # the disk is full
+        with pytest.raises(StoreError):
+            spool.append(b"line\n", 1, 0)
+    assert spool.rotate() is None
+    assert list(tmp_path.glob("*.spool")) == []
+    spool.append(b"line\n", 1, 0)
+    segment = spool.rotate()
+    assert segment is not None
+    assert segment.path.read_bytes() == b"line\n"
+
+
 def test_spill_onto_a_full_disk_drops_and_counts(tmp_path: Path, files: FlakyFiles, monkeypatch: Any) -> None:
     def fail(*arguments: Any) -> None:
         raise StoreError("no space left on device")

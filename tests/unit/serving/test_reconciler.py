@@ -21,10 +21,12 @@ from ray_mlops.errors import (
     RegistryError,
     ResourceError,
     RolloutError,
+    StoreError,
 )
 from ray_mlops.ledger import Ledger
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.protocol import Arm, ModelRoutes, Tally
+from ray_mlops.serving.rollout.guards import judge
 from ray_mlops.serving.rollout.reconciler import Reconciler
 from ray_mlops.serving.rollout.shadow import SLOW_FACTOR, SLOW_MARGIN_MS, BundleFacts
 from ray_mlops.serving.rollout.transition import step
@@ -944,3 +946,102 @@ def test_withdrawn_model_leaves_no_application(tmp_path: Path) -> None:
 
     play(scene)
     assert world.arms.running == set()
+
+
+def test_arm_that_replicas_may_still_use_is_not_stopped_before_they_have_reported(world: World) -> None:
+    world.register("2")
+
+    async def scene() -> None:
+        await world.reconciler.request("2", "ann")
+        await days(world, "canary[0]")
+        older = world.routes.version
+        await world.reconciler.command("rollback", "ann")
+        await world.reconciler.tick()  # the routes name it no more, but no replica has them yet
+        world.start()
+        world.now -= 3.0
+        await world.reconciler.tick()
+        assert (world.routes.candidate, world.arms.running) == (None, {"2"})
+        world.reconciler.report("replica", 1, [], world.now, older)
+        world.now += 3.0
+        await world.reconciler.tick()
+        assert world.arms.running == {"2"}
+        await world.settle()
+
+    play(scene)
+    assert world.arms.running == set()
+
+
+@pytest.mark.parametrize("isolation", ["isolated", "in_replica"])
+def test_routes_that_came_into_force_while_the_champion_was_measured_are_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolation: str
+) -> None:
+    world = World(tmp_path, {"isolation": isolation})
+    measured = []
+
+    def measure(*arguments: Any) -> float:
+        measured.append(world.state())
+        if len(measured) == 1:
+            routes = world.routes
+            commit_routes(world.ledger, replace(routes, previous=Arm("0", "b0", "h0")), routes.version)
+            world.reconciler._refresh()
+        return 2.0
+
+    monkeypatch.setattr("ray_mlops.serving.rollout.settle.champion_slow_ms", measure)
+
+    async def scene() -> None:
+        await world.reconciler.request("2", "ann")
+        await world.settle()
+
+    world.register("2")
+    play(scene)
+    assert world.routes.previous == Arm("0", "b0", "h0")
+    assert world.routes.slow_ms == 2.0
+    assert measured == ["preparing" if isolation == "in_replica" else "shadow"] * 2
+
+
+def test_candidate_is_compared_even_if_it_did_not_describe_itself_at_once(world: World) -> None:
+    world.register("2")
+
+    async def scene() -> Any:
+        facts, asked = world.arms.facts, []
+
+        async def describe(bundle: str) -> BundleFacts:
+            asked.append(bundle)
+            if asked.count("b2") == 1 and bundle == "b2":
+                raise StoreError("the store is away")
+            return await facts(bundle)
+
+        world.arms.facts = describe  # type: ignore[method-assign]
+        await world.reconciler.request("2", "ann")
+        await world.settle()
+        await world.day()
+        return (await world.reconciler.view())["compared"]
+
+    assert play(scene)["disagreement"]["rows"] == 400
+
+
+def test_guards_are_computed_once_for_each_window_and_stay_on_show_in_between(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.register("2")
+    judged = []
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        judged.append(world.state())
+        return judge(*arguments, **options)
+
+    async def scene() -> None:
+        await world.reconciler.request("2", "ann")
+        await days(world, "canary[0]")
+        await world.settle()
+        shown = (await world.reconciler.view())["guards"]
+        assert any(guard["question"] == "noninferiority" for guard in shown)
+        monkeypatch.setattr("ray_mlops.serving.rollout.transition.judge", count)
+        await world.settle()
+        assert (judged, (await world.reconciler.view())["guards"]) == ([], shown)
+        await world.reconciler.command("rollback", "ann")
+        await world.settle()
+
+    play(scene)
+    assert judged == ["canary[0]"]
+    assert world.state() == "rolled_back"

@@ -340,15 +340,16 @@ ROUTES = ModelRoutes("m", 4, Arm("1", "a", "x"), previous=Arm("0", "z", "w"))
 
 def wanted(stage: str, routes: ModelRoutes = ROUTES, story: Story | None = None) -> ModelRoutes:
     state = (story or at(stage)).state
-    return desired_routes(routes, state, ("b", "y"), salt=5, isolated=True, slow_ms=2.5)
+    return desired_routes(routes, state, ("b", "y"), salt=5, isolated=True)
 
 
 def test_routes_name_the_candidate_from_the_shadow_on() -> None:
     assert wanted("preparing") == ROUTES
     shadow = wanted("shadow")
     assert shadow.candidate == Arm("2", "b", "y", "isolated", 0.0)
-    assert (shadow.salt, shadow.rollout_id, shadow.slow_ms) == (5, "m-v2", 2.5)
-    canary = wanted("canary[1]", shadow)
+    assert (shadow.salt, shadow.rollout_id, shadow.slow_ms) == (5, "m-v2", None)
+    canary = wanted("canary[1]", replace(shadow, slow_ms=2.5))
+    assert canary.slow_ms == 2.5
     assert canary.candidate is not None
     assert (canary.candidate.weight, canary.champion.weight, canary.salt) == (0.25, 0.75, 5)
 

@@ -2,6 +2,7 @@
 
 from math import log
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,73 @@ def test_rows_that_differ_most_are_shown_with_inputs_also_after_a_restart(files:
     files.delete(name)
     forgotten = shadow(files).disagreement((FACTS, FACTS))
     assert (forgotten.most[0].prediction_id, forgotten.most[0].inputs) == ("p19", None)
+
+
+def test_row_that_was_forgotten_is_shown_without_inputs_at_once(files: Files) -> None:
+    name = "predictions/m/day=1970-01-01/a-00000001.parquet"
+    files.write_table(name, table({}, {"features.x": 8.0}))
+    log = shadow(files)
+    taken, rows = log.read(log.unread())
+    keep(log, rows, [0.9, 0.7], [0.5, 0.5], taken)
+    assert [row.inputs for row in log.disagreement((FACTS, FACTS)).most] == [{"x": 7.0}, {"x": 8.0}]
+    files.write_table(name, table({}, {"features.x": 8.0}).slice(1))
+    assert [row.inputs for row in log.disagreement((FACTS, FACTS)).most] == [None, {"x": 8.0}]
+
+
+def test_row_whose_file_is_compacted_while_it_is_looked_for_has_no_inputs_yet(files: Files) -> None:
+    name = "predictions/m/day=1970-01-01/a-00000001.parquet"
+    files.write_table(name, table({}))
+    log = shadow(files)
+    taken, rows = log.read(log.unread())
+    keep(log, rows, [0.9], [0.5], taken)
+    log._live = lambda: [name]  # type: ignore[method-assign]
+    files.delete(name)
+    assert log.disagreement((FACTS, FACTS)).most[0].inputs is None
+
+
+def test_rows_that_are_taken_up_while_others_are_shown_do_no_harm(files: Files, monkeypatch: Any) -> None:
+    """Both happen in threads: here the second comes wherever the first reads a file or computes."""
+    name = "predictions/m/day=1970-01-01/a-00000001.parquet"
+    files.write_table(name, table({}))
+    log = shadow(files)
+    taken, rows = log.read(log.unread())
+    keep(log, rows, [0.6], [0.5], taken)
+    numbers = iter(range(10, 100))
+
+    def meddle(function: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            worse = LoggedRows.of(table({"prediction_id": f"p{next(numbers)}"}))
+            thread = Thread(target=keep, args=(log, worse, [0.9], [0.5], taken))
+            thread.start()
+            thread.join(30.0)
+            assert not thread.is_alive(), "a lock is held while files are read"
+            return function(*args, **options)
+
+        return call
+
+    monkeypatch.setattr(np, "concatenate", meddle(np.concatenate))
+    monkeypatch.setattr(files, "read_table", meddle(files.read_table))
+    log.disagreement((FACTS, FACTS))
+    monkeypatch.undo()
+    found = log.disagreement((FACTS, FACTS))
+    assert found.rows == len(log.predictions)
+    assert [row.difference for row in found.most][:2] == pytest.approx([0.4, 0.4])
+
+
+def test_column_that_was_a_number_and_then_text_is_scored_in_two_calls(files: Files) -> None:
+    words = table({"prediction_id": "q"})
+    place = words.column_names.index("features.x")
+    words = words.set_column(place, "features.x", pa.array(["many"]))
+    other = words.set_column(words.column_names.index("version"), "version", pa.array(["0"]))
+    for number, each in enumerate((other, table({}), words), start=1):
+        files.write_table(f"predictions/m/day=1970-01-01/a-{number:08d}.parquet", each)
+    log = shadow(files)
+    names, values = log.unread(), []
+    while names:
+        taken, rows = log.read(names)
+        values.append(rows.inputs["x"].to_pylist())
+        names = names[len(taken) :]
+    assert values == [[7.0], ["many"]]
 
 
 def test_row_that_was_answered_twice_counts_once(files: Files) -> None:

@@ -185,6 +185,30 @@ def test_shadow_that_hangs_holds_up_neither_rollout_nor_view(world: World) -> No
     assert_agreement(world)
 
 
+def test_shadow_that_meets_something_unforeseen_says_so_and_the_others_are_looked_at_to_their_end(world: World) -> None:
+    async def scene() -> dict[str, dict[str, Any]]:
+        score, done = world.arms.score, asyncio.Event()
+
+        async def act(model: str, version: str, rows: pa.Table) -> Any:
+            if version == "3":
+                raise ValueError("no such thing")
+            await asyncio.sleep(0)
+            done.set()
+            return await score(model, version, rows)
+
+        world.arms.score = act  # type: ignore[method-assign]
+        await world.reconciler.shadow("3", "ann")
+        await world.reconciler.shadow("2", "ann")
+        await look(world)
+        found = await day(world)
+        assert done.is_set()
+        return found
+
+    found = play(scene)
+    assert found["3"]["detail"] == "tries again: ValueError('no such thing')"
+    assert (found["2"]["state"], found["2"]["disagreement"]["rows"]) == ("running", 300)
+
+
 def test_shadow_of_a_version_on_trial_becomes_the_candidate_without_a_new_process(world: World) -> None:
     async def scene() -> dict[str, dict[str, Any]]:
         await world.reconciler.shadow("2", "ann")

@@ -101,3 +101,31 @@ def test_load_of_a_few_requests_says_nothing(tmp_path: Path) -> None:
     files = Files(str(tmp_path))
     write(files, "a", 1, 0.0)
     assert measure_load(files, "m", "1") is None
+
+
+def test_rows_that_were_thinned_count_for_those_that_were_left_out(tmp_path: Path) -> None:
+    files = Files(str(tmp_path))
+    for sequence in range(FILES_OF_EACH):
+        write(files, "a", sequence, float(sequence), sample_weight=[4.0] * 20)
+    load = measure_load(files, "m", "2")
+    assert load is not None
+    assert load.requests_per_s == pytest.approx(40.0, rel=0.02)
+
+
+def test_load_is_measured_from_flushes_of_the_newest_days_alone(tmp_path: Path) -> None:
+    class CountedFiles(Files):
+        def read(self, path: str) -> bytes:
+            asked.append(path)
+            return super().read(path)
+
+    asked: list[str] = []
+    files = CountedFiles(str(tmp_path))
+    for sequence in range(FILES_OF_EACH):
+        write(files, "a", sequence, float(sequence))
+    for day in ("2025-12-30", "2025-12-31"):
+        files.write(f"predictions/m/day={day}/old-00000001.parquet", files.read(next(files.names("predictions/m"))))
+    files.write("predictions/m/day=2026-01-01/compacted-00ff.parquet", b"large")
+    asked.clear()
+    assert measure_load(files, "m", "2") is not None
+    assert len(asked) == FILES_OF_EACH + 1
+    assert not any("2025-12-30" in path or "compacted" in path for path in asked)
