@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from ray_mlops.config import ColumnContract
 from ray_mlops.data.values import category_key
 from ray_mlops.monitoring.estimation import expect_windows, with_expectations
-from ray_mlops.monitoring.labels import EXPECTED, KEY_COLUMNS
+from ray_mlops.monitoring.labels import EXPECTED, KEY_COLUMNS, prediction_values
 from ray_mlops.statistics.bins import Bins
 from ray_mlops.statistics.embeddings import EmbeddingProjection
 from ray_mlops.statistics.estimators import Estimator
@@ -224,6 +224,6 @@ def own_rows(rows: pa.Table, version: str) -> pa.Table:
 
 
 def top_score(rows: pa.Table) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The probability of the most probable class of each row, for a multiclass model [n]."""
-    names = [name for name in rows.column_names if name.startswith("prediction.")]
-    return np.asarray(np.column_stack([rows[name].to_numpy() for name in names]).max(axis=1), dtype=np.float64)
+    """The probability of the most probable class of each row, for a multiclass model [n]; NaN without any."""
+    values = prediction_values(rows, "multiclass")
+    return np.asarray(np.fmax.reduce(values, axis=1, initial=np.nan), dtype=np.float64)

@@ -30,6 +30,7 @@ KEY_COLUMNS = (
 )
 """Columns of the prediction log that the join keeps, besides ``prediction`` or ``prediction.CLASS`` and those that
 define slices of a rollout."""
+_PROBABILITY = "prediction."
 EXPECTED = "expected."
 """What an error model said of a row goes by names that begin with this, and is kept too."""
 
@@ -212,9 +213,39 @@ def finite_rows(prediction: FloatArray) -> npt.NDArray[np.bool_]:
     return np.asarray(finite if prediction.ndim == 1 else finite.all(axis=1), dtype=np.bool_)
 
 
-def prediction_values(table: pa.Table, task: str) -> FloatArray:
-    """The predictions of a table: [n], or [n, k] for multiclass in the columns' order."""
+def prediction_values(table: pa.Table, task: str, classes: Sequence[str] = ()) -> FloatArray:
+    """The predictions of rows, which versions with other classes or of another task may have answered.
+
+    Args:
+        table: Rows with ``prediction``, or ``prediction.CLASS``.
+        task: How they are read.
+        classes: Names in the order of the probabilities (multiclass); none takes the columns' order.
+
+    Returns:
+        Values [n], or [n, k] for multiclass. A class that a row's version did not know has probability 0; a row
+        without any prediction of this kind is NaN.
+    """
     if task != "multiclass":
-        return np.asarray(table["prediction"].to_numpy(), dtype=np.float64)
-    names = [name for name in table.column_names if name.startswith("prediction.")]
-    return np.column_stack([table[name].to_numpy() for name in names]).astype(np.float64)
+        return column_numbers(table, "prediction")
+    names = [f"{_PROBABILITY}{name}" for name in classes]
+    names = names or [name for name in table.column_names if name.startswith(_PROBABILITY)]
+    if not names:
+        return np.full((table.num_rows, 0), np.nan)
+    values = np.column_stack([column_numbers(table, name) for name in names])
+    is_unknown = np.column_stack([_nulls(table, name) for name in names])
+    values[is_unknown & ~is_unknown.all(axis=1)[:, None]] = 0.0
+    return values
+
+
+def column_numbers(table: pa.Table, name: str) -> FloatArray:
+    """A column of numbers [n]; NaN where there is none."""
+    if name not in table.column_names:
+        return np.full(table.num_rows, np.nan)
+    return np.asarray(table[name].to_numpy(), dtype=np.float64)
+
+
+def _nulls(table: pa.Table, name: str) -> npt.NDArray[np.bool_]:
+    """Where a column says nothing [n]; NaN is what a model answered."""
+    if name not in table.column_names:
+        return np.ones(table.num_rows, dtype=np.bool_)
+    return np.asarray(table[name].is_null().to_numpy(), dtype=np.bool_)

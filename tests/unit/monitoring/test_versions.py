@@ -1,0 +1,117 @@
+"""Versions that differ in their classes, their task or the kinds of their columns, and answer one after the other."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ray_mlops.monitoring.handover import SCORE, build_handover, top_score
+from ray_mlops.monitoring.labels import prediction_values
+from ray_mlops.serving.protocol import LabelRecord
+
+FIRST, MODEL, HOUR = 1000, "m", 3_600_000_000
+THREE = {"task": "multiclass"}
+FOUR = {"task": "multiclass", "classes": ("low", "mid", "new", "top")}
+OTHER = {"task": "multiclass", "classes": ("p", "q")}
+TWO = {"task": "binary"}
+NUMBER = {"task": "regression"}
+
+
+def performance(world: Any) -> dict[int, dict[str, Any]]:
+    return {line["window"]: line for line in world.service.view(MODEL)["performance"]}
+
+
+def monitor_of(world: Any) -> Any:
+    return world.service._models[MODEL].epoch.monitor
+
+
+# -- predictions by the names of classes --------------------------------------------------------------
+
+
+def test_class_that_a_version_did_not_know_has_probability_0_and_a_row_of_another_task_is_nan() -> None:
+    rows = pa.table(
+        {
+            "prediction.c": [0.3, None, None],
+            "prediction.a": [0.7, 0.6, None],
+            "prediction.b": [None, 0.4, None],
+            "prediction": [None, None, 0.9],
+        }
+    )
+    found = prediction_values(rows, "multiclass", ("a", "b", "c", "d"))
+    assert found[:2].tolist() == [[0.7, 0.0, 0.3, 0.0], [0.6, 0.4, 0.0, 0.0]]
+    assert np.isnan(found[2]).all()
+    assert prediction_values(rows, "binary").tolist()[2] == 0.9
+    assert np.isnan(prediction_values(rows.drop_columns(["prediction"]), "regression")).all()
+
+
+def test_answer_that_is_not_a_number_stays_one_beside_a_class_that_is_unknown() -> None:
+    rows = pa.table({"prediction.a": pa.array([float("nan")]), "prediction.b": pa.array([None], pa.float64())})
+    assert np.isnan(prediction_values(rows, "multiclass", ("a", "b"))[0, 0])
+
+
+def test_top_score_of_united_rows_is_that_of_the_classes_each_row_has() -> None:
+    rows = pa.table({"prediction.a": [0.7, 0.2, None], "prediction.b": [None, 0.8, None]})
+    assert top_score(rows).tolist()[:2] == [0.7, 0.8]
+    assert np.isnan(top_score(rows)[2])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(THREE, FOUR), (FOUR, THREE), (THREE, OTHER), (TWO, THREE), (THREE, TWO), (NUMBER, THREE), (TWO, NUMBER)],
+)
+def test_versions_of_other_classes_and_tasks_are_watched_one_after_the_other(
+    make_world: Any, before: Any, after: Any
+) -> None:
+    world = make_world(versions=(before, after))
+    world.answer(1, range(FIRST, FIRST + 6))
+    world.hand_over(world.log(world.rows_of(2, FIRST + 6, arm="candidate")))
+    world.promote(2)
+    world.answer(1, [FIRST + 7])  # of replicas that have not heard of it yet
+    world.answer(2, range(FIRST + 8, FIRST + 12))
+    world.restart()
+    world.answer(2, range(FIRST + 12, FIRST + 15))
+    view = world.service.view(MODEL)
+    assert (view["version"], view["closed_window"]) == ("2", FIRST + 13)
+    assert view["breaches"] == []
+    assert performance(world)[FIRST + 10]["judged"]
+
+
+def test_label_of_a_class_that_the_old_champion_did_not_know_is_a_loss_and_stops_nothing(make_world: Any) -> None:
+    world = make_world(versions=(THREE, FOUR))
+    world.answer(1, range(FIRST, FIRST + 6), labelled=False)
+    world.promote(2)
+    world.answer(2, [FIRST + 6])
+    ids = world.rows_of(1, FIRST + 5)["prediction_id"].to_pylist()
+    world.give([LabelRecord(name, "new", None, (FIRST + 6) * HOUR) for name in ids])
+    world.answer(2, range(FIRST + 7, FIRST + 10))
+    assert world.service.view(MODEL)["closed_window"] == FIRST + 8
+    assert performance(world)[FIRST + 5]["loss"] > 0.5
+
+
+def test_old_champions_loss_is_the_same_after_a_version_with_one_more_class(make_world: Any) -> None:
+    world = make_world(versions=(THREE, FOUR))
+    world.answer(1, range(FIRST, FIRST + 6))
+    world.promote(2)
+    world.answer(2, range(FIRST + 6, FIRST + 10))
+    shown = performance(world)
+    assert shown[FIRST + 4]["loss"] == pytest.approx(shown[FIRST + 2]["loss"], abs=0.1)
+    assert 0.0 < shown[FIRST + 4]["log_loss"] < 2.0
+
+
+def test_score_of_an_open_window_is_the_same_after_a_restart(make_world: Any) -> None:
+    world = make_world(versions=(FOUR, THREE))
+    world.answer(1, range(FIRST, FIRST + 4))
+    world.promote(2)
+    world.answer(2, range(FIRST + 4, FIRST + 7))
+    live = {window: counts[SCORE] for window, counts in monitor_of(world)._open.items() if SCORE in counts}
+    world.restart()
+    again = {window: counts[SCORE] for window, counts in monitor_of(world)._open.items() if SCORE in counts}
+    assert live == again
+    assert all(counts.nulls == 0 for counts in again.values())
+
+
+def test_flush_of_another_version_lets_one_expect_nothing(make_world: Any) -> None:
+    world = make_world(versions=(TWO, THREE))
+    rows = world.rows_of(2, FIRST, arm="candidate")
+    assert build_handover(MODEL, "r", 1, rows, world.service.reference(MODEL)).expected == {}
