@@ -81,7 +81,7 @@ def test_label_of_a_class_that_the_old_champion_did_not_know_is_a_loss_and_stops
     world = make_world(versions=(THREE, FOUR))
     world.answer(1, range(FIRST, FIRST + 6), labelled=False)
     world.promote(2)
-    world.answer(2, [FIRST + 6])
+    world.answer(1, [FIRST + 6])  # of replicas that have not heard of it yet: no row has a probability of the class
     ids = world.rows_of(1, FIRST + 5)["prediction_id"].to_pylist()
     world.give([LabelRecord(name, "new", None, (FIRST + 6) * HOUR) for name in ids])
     world.answer(2, range(FIRST + 7, FIRST + 10))
