@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from ray_mlops.config import ColumnContract
 from ray_mlops.data.values import category_key
 from ray_mlops.monitoring.estimation import expect_windows, with_expectations
-from ray_mlops.monitoring.labels import EXPECTED, KEY_COLUMNS, prediction_values
+from ray_mlops.monitoring.labels import EXPECTED, KEY_COLUMNS, prediction_values, without_repeats
 from ray_mlops.statistics.bins import Bins
 from ray_mlops.statistics.embeddings import EmbeddingProjection
 from ray_mlops.statistics.estimators import Estimator
@@ -96,9 +96,10 @@ def build_handover(model: str, replica: str, sequence: int, rows: pa.Table, refe
         model: The model's name.
         replica: Who hands over.
         sequence: Number of this flush, rising.
-        rows: Rows of the prediction log.
+        rows: Rows of the prediction log; of those with one prediction id only the first counts.
         reference: Bins and window. A column that the log leaves out (redacted) is not counted.
     """
+    rows = without_repeats(rows)
     sound = without_rows_ahead(rows, reference.max_ahead_us)
     windows = sound["event_time"].cast(pa.int64()).to_numpy() // reference.window_us
     counts: dict[int, TableCounts] = {}

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ray_mlops.serving.prediction_log.files import unite
 from ray_mlops.serving.protocol import LabelRecord
 from ray_mlops.statistics.bins import FloatArray
 
@@ -82,7 +83,11 @@ class LabelJoin:
         return [name for name in ids if name in self._where]
 
     def add_predictions(self, rows: pa.Table) -> None:
-        """Take rows with ``KEY_COLUMNS`` and predictions; ids that are held already must not be among them."""
+        """Take rows with ``KEY_COLUMNS`` and predictions; ids that are held already must not be among them.
+
+        Of rows with one id the first stays.
+        """
+        rows = without_repeats(rows)
         event_us = rows["event_time"].cast(pa.int64()).to_numpy()
         windows = event_us // self._window_us
         ids = np.array(rows["prediction_id"].to_pylist(), dtype=object)
@@ -168,18 +173,19 @@ class LabelJoin:
     def labelled(self, after: int, through: int) -> pa.Table | None:
         """Labelled rows of the windows in ``(after, through]``, in event order; None where there are none.
 
-        Columns: ``KEY_COLUMNS``, the predictions, ``window`` (int64) and ``label`` (float64).
+        Columns: ``KEY_COLUMNS``, the predictions, ``window`` (int64) and ``label`` (float64). One that was a number
+        for one version and text for another is text.
         """
         parts = []
         for index in sorted(self._windows):
             if after < index <= through:
                 held = self._windows[index]
-                table = pa.concat_tables(held.parts, promote_options="default")
+                table = unite(held.parts)
                 labels = np.array(held.labels)
                 table = table.append_column("window", pa.array(np.full(len(labels), index)))
                 table = table.append_column("label", pa.array(labels)).filter(pa.array(~np.isnan(labels)))
                 parts.append(table.sort_by([("event_time", "ascending"), ("prediction_id", "ascending")]))
-        return pa.concat_tables(parts, promote_options="default") if parts else None
+        return unite(parts) if parts else None
 
     def expire(self, watermark_us: int, keep: Collection[int] = ()) -> None:
         """Let go of what the horizon has passed: windows without hope, and labels that nobody predicted."""
@@ -205,6 +211,15 @@ class LabelJoin:
     def waiting(self) -> Mapping[str, int]:
         """Labels without a prediction so far, and predictions held."""
         return {"early_labels": len(self._early), "predictions": len(self._where)}
+
+
+def without_repeats(rows: pa.Table) -> pa.Table:
+    """Of rows with one prediction id only the first: a label joins to one of them."""
+    ids = rows["prediction_id"].to_pylist()
+    if len(set(ids)) == len(ids):
+        return rows
+    _, first = np.unique(np.array(ids), return_index=True)
+    return rows.take(pa.array(np.sort(first)))
 
 
 def finite_rows(prediction: FloatArray) -> npt.NDArray[np.bool_]:

@@ -7,6 +7,7 @@ reports whenever they arrive. ``restore`` rebuilds it from a checkpoint and the 
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -32,9 +33,11 @@ from ray_mlops.monitoring.history import History
 from ray_mlops.monitoring.judging import Watched, mean_losses, own_losses, reconcile
 from ray_mlops.monitoring.labels import KEY_COLUMNS, LabelJoin
 from ray_mlops.monitoring.latency import LatencyWatch
+from ray_mlops.monitoring.loss_channel import LossWindow
 from ray_mlops.monitoring.monitor_state import HISTORY, MonitorState, Performance, WindowReport, iso_time
 from ray_mlops.serving.protocol import LabelRecord
 from ray_mlops.statistics.expected import Expected
+from ray_mlops.statistics.gap import GapSums
 from ray_mlops.statistics.table import TableCounts
 
 __all__ = ["ModelMonitor", "Performance", "Watched", "WindowReport"]
@@ -46,6 +49,16 @@ _QUIET_WINDOWS = HISTORY
 a clock that was wrong by centuries would take hours."""
 _SHOWN_SLOTS = 200
 """Newest slots of the history in ``view``; ``history`` has them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What labels say of one matured window."""
+
+    performance: Performance
+    loss: LossWindow | None = None
+    """For the loss channel; None where coverage is too small."""
+    gap: GapSums | None = None
 
 
 class ModelMonitor:
@@ -170,16 +183,18 @@ class ModelMonitor:
         window = self._next_window()
         if window is None or not self.due():
             return None
+        before, newest = self._mature_between(window)
+        matured = {index: self._judge(index) for index in self._maturing(before, newest)}  # first: it changes nothing
         counts = self._open.pop(window, None)
         if counts is not None:
             self.history.close(window, counts)
         verdict = self._test_inputs(window, counts, self._violations.pop(window, Counter()))
-        matured = self._mature(window)
-        self._state.closed = window
+        self._mature(matured)
+        self._state.matured, self._state.closed = newest, window
         self._state.settle()
         expired_us = (window + 1) * self.reference.window_us
         self.join.expire(expired_us)
-        report = self._report(window, verdict, matured)
+        report = self._report(window, verdict, tuple(matured))
         self._remember(report)
         self._state.forget((expired_us - self._horizon_us) // self.reference.window_us)
         return report
@@ -203,34 +218,38 @@ class ModelMonitor:
         self.latency.update(window, columns.get(LATENCY))
         return self.dataset.update(window, features, score, violations=violations)
 
-    def _mature(self, window: int) -> tuple[int, ...]:
-        """Judge the windows whose label delay has passed by the end of a window."""
+    def _mature_between(self, window: int) -> tuple[int, int]:
+        """The newest window that had matured before the close of one, and the newest that has by its end."""
         before = window - 1 if self._state.matured is None else self._state.matured
         newest = ((window + 1) * self.reference.window_us - self._delay_us) // self.reference.window_us - 1
-        ends = range(max(before + 1, newest + 1 - _QUIET_WINDOWS), newest + 1)
-        matured = tuple(sorted({*ends, *(index for index in self._state.rows if before < index <= newest)}))
-        for index in matured:
-            self._judge(index)
-        self._state.matured = max(newest, before)
-        return matured
+        return before, max(newest, before)
 
-    def _judge(self, window: int) -> None:
+    def _maturing(self, before: int, newest: int) -> list[int]:
+        """The windows in ``(before, newest]``; of a long stretch without rows only the end."""
+        ends = range(max(before + 1, newest + 1 - _QUIET_WINDOWS), newest + 1)
+        return sorted({*ends, *(index for index in self._state.rows if before < index <= newest)})
+
+    def _judge(self, window: int) -> "_Judged":
+        """What labels say of one window; nothing is changed by it."""
         summary = self.join.summary(window)
-        self._state.labelled[window] = summary.labelled
         table = self.join.labelled(window - 1, window)
         if table is None or table.num_rows == 0:
-            self._state.performance[window] = Performance(summary.rows, 0, None, None, False)
-            return
+            return _Judged(Performance(summary.rows, 0, None, None, False))
         own = own_losses(self.watched, table)
         covered = summary.coverage >= self.config.labels.min_coverage and own[0] >= self.config.min_window_rows
         judged = covered and self.watched.is_tested(window)
         found = reconcile(self.watched, table, self.reference.estimator)
-        if judged:
-            self.dataset.update_loss(window, own, found.gap)
         losses = mean_losses(self.watched, table)
-        self._state.performance[window] = Performance(
-            summary.rows, summary.labelled, *losses, judged, found.metrics, found.expected
-        )
+        shown = Performance(summary.rows, summary.labelled, *losses, judged, found.metrics, found.expected)
+        return _Judged(shown, own if judged else None, found.gap)
+
+    def _mature(self, found: Mapping[int, "_Judged"]) -> None:
+        """Take in what labels say of windows, in order of time."""
+        for window, judged in found.items():
+            self._state.labelled[window] = judged.performance.labelled
+            self._state.performance[window] = judged.performance
+            if judged.loss is not None:
+                self.dataset.update_loss(window, judged.loss, judged.gap)
 
     def _report(self, window: int, verdict: WindowVerdict | None, matured: tuple[int, ...]) -> WindowReport:
         return WindowReport(

@@ -127,3 +127,18 @@ def test_empty_flush_counts_nothing() -> None:
     assert isinstance(counted, TableCounts)
     assert counted["x"].n == 0
     assert np.isnan(counted["x"].null_ratio)
+
+
+def test_flush_that_holds_an_id_twice_counts_the_first_and_its_label_joins(watch: Callable[..., Any]) -> None:
+    once, twice = watch(), watch()
+    rows = once.traffic.window(FIRST)
+    again = rows.slice(0, 5).set_column(rows.column_names.index("features.x"), "features.x", pa.array([99.0] * 5))
+    once.send(rows)
+    assert twice.send(pa.concat_tables([rows, again])).accepted
+    for each in (once, twice):
+        each.monitor.add_labels(each.traffic.labels(rows))
+        each.run(range(FIRST + 1, FIRST + 4))
+    ours, theirs = twice.monitor.view(), once.monitor.view()
+    assert ours["performance"] == theirs["performance"]
+    assert (ours["rows"], ours["labels"]) == (theirs["rows"], theirs["labels"])
+    assert twice.monitor.dataset.to_json() == once.monitor.dataset.to_json()

@@ -496,6 +496,29 @@ def test_labelled_rows_are_those_of_matured_windows(watch: Any) -> None:
     assert watch().monitor.labelled(0).num_rows == 0
 
 
+def test_window_that_cannot_be_judged_is_left_as_it_was_and_closes_when_it_can(
+    watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, shaken = watch(), watch()
+    for each in (calm, shaken):
+        each.run([FIRST, FIRST + 1])
+        each.monitor.add_labels(each.traffic.labels(each.traffic.windows([FIRST, FIRST + 1])))
+        each.send(each.traffic.window(FIRST + 2))
+    for each in (calm, shaken):
+        each.send(each.traffic.window(FIRST + 3))
+        if each is shaken:
+            with monkeypatch.context() as patched:
+                patched.setattr("ray_mlops.monitoring.monitor.mean_losses", lambda *_: 1 / 0)
+                for _ in range(2):
+                    with pytest.raises(ZeroDivisionError):
+                        each.close()
+                        each.close()
+        each.close()
+    assert plain(shaken.monitor.reports()) == plain(calm.monitor.reports())
+    assert shaken.monitor.dataset.to_json() == calm.monitor.dataset.to_json()
+    assert shaken.monitor.dataset.breaches() == ()
+
+
 # -- restarts -----------------------------------------------------------------------------------------
 
 

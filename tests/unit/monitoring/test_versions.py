@@ -16,6 +16,7 @@ FOUR = {"task": "multiclass", "classes": ("low", "mid", "new", "top")}
 OTHER = {"task": "multiclass", "classes": ("p", "q")}
 TWO = {"task": "binary"}
 NUMBER = {"task": "regression"}
+TEXT = {"is_text": True}
 
 
 def performance(world: Any) -> dict[int, dict[str, Any]]:
@@ -115,3 +116,18 @@ def test_flush_of_another_version_lets_one_expect_nothing(make_world: Any) -> No
     world = make_world(versions=(TWO, THREE))
     rows = world.rows_of(2, FIRST, arm="candidate")
     assert build_handover(MODEL, "r", 1, rows, world.service.reference(MODEL)).expected == {}
+
+
+# -- columns of another kind --------------------------------------------------------------------------
+
+
+def test_column_of_a_slice_that_became_text_stops_nothing(make_world: Any) -> None:
+    world = make_world(versions=(TWO, TEXT), slices=["x"])
+    world.answer(1, range(FIRST, FIRST + 5))
+    world.promote(2)
+    world.answer(1, [FIRST + 5])
+    world.answer(2, range(FIRST + 5, FIRST + 12))
+    assert world.service.view(MODEL)["closed_window"] == FIRST + 10
+    told = world.service.labelled(MODEL, FIRST - 1)
+    assert {"more", "less"} <= set(told["features.x"].to_pylist())
+    assert performance(world)[FIRST + 5]["labelled"] == 80
