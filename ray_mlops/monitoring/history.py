@@ -74,11 +74,22 @@ class History:
         self._epoch, self._reference = epoch, reference
         self._shown.clear()
 
-    def close(self, window: int, counts: TableCounts) -> None:
-        """Take a window that is closed now; one that was taken before a restart is not counted again."""
+    @property
+    def window_us(self) -> int:
+        """Length of a window, microseconds."""
+        return self._levels[0].unit_us
+
+    @property
+    def through(self) -> int | None:
+        """The newest window that was closed; None before the first."""
+        return self._through
+
+    def close(self, window: int, counts: TableCounts | None) -> None:
+        """Take a window that is closed now, None without rows; one taken before a restart is not counted again."""
         if self._through is None or window > self._through:
             self._through = window
-            self.add(window, counts)
+            if counts is not None:
+                self.add(window, counts)
 
     def add(self, window: int, counts: TableCounts) -> None:
         """Add late rows of a closed window to whatever holds their time by now."""

@@ -142,3 +142,36 @@ def test_flush_that_holds_an_id_twice_counts_the_first_and_its_label_joins(watch
     assert ours["performance"] == theirs["performance"]
     assert (ours["rows"], ours["labels"]) == (theirs["rows"], theirs["labels"])
     assert twice.monitor.dataset.to_json() == once.monitor.dataset.to_json()
+
+
+def test_windows_that_closed_after_the_history_was_stored_are_in_it_again_after_a_restart(
+    make_world: Callable[..., Any],
+) -> None:
+    world = make_world(windows=("10m", "10m"))
+    world.serve(range(FIRST, FIRST + 3))
+    rows = world.traffic.window(FIRST + 3)
+    cuts = np.searchsorted(rows["event_time"].cast(pa.int64()).to_numpy(), (FIRST + 3) * HOUR + HOUR // 6 * np.array([2, 4]))
+    early, rest = rows.slice(0, cuts[1]), rows.slice(cuts[1])
+    world.hand_over(world.log(early.slice(5)))
+    world.hand_over(world.log(early.slice(0, 5)))  # late
+    before = world.service.history("m")
+    span = (FIRST * HOUR, (FIRST + 4) * HOUR)
+    counted = world.service.past("m", *span).counts["x"].counts.tolist()
+    for _ in range(2):
+        assert world.restart().history("m") == before
+        assert world.service.past("m", *span).counts["x"].counts.tolist() == counted
+    world.hand_over(world.log(rest))
+    world.serve([FIRST + 4])
+    assert world.service.past("m", *span).counts["x"].n == 160
+    assert world.service.view("m")["late_rows"] == 5
+
+
+def test_late_rows_of_a_window_that_closed_empty_are_counted_once_after_a_restart(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    world.serve([FIRST, FIRST + 3])
+    world.serve([FIRST + 1])
+    before = world.service.history("m")
+    assert [line["rows"] for line in before] == [40, 40]
+    world.serve([FIRST + 4])
+    before = world.service.history("m")
+    assert world.restart().history("m") == before

@@ -6,8 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_mlops.monitoring.handover import SCORE, build_handover, top_score
+from ray_mlops.monitoring.frozen import FrozenReference
+from ray_mlops.monitoring.handover import SCORE, build_handover, count_columns, top_score
 from ray_mlops.monitoring.labels import prediction_values
+from ray_mlops.serving.prediction_log.files import read_parts
 from ray_mlops.serving.protocol import LabelRecord
 
 FIRST, MODEL, HOUR = 1000, "m", 3_600_000_000
@@ -131,3 +133,70 @@ def test_column_of_a_slice_that_became_text_stops_nothing(make_world: Any) -> No
     told = world.service.labelled(MODEL, FIRST - 1)
     assert {"more", "less"} <= set(told["features.x"].to_pylist())
     assert performance(world)[FIRST + 5]["labelled"] == 80
+
+
+def test_column_is_counted_after_a_restart_as_the_version_logged_it_though_another_logged_text(make_world: Any) -> None:
+    world = make_world(versions=(TEXT, TWO))
+    world.answer(1, range(FIRST, FIRST + 4))
+    world.promote(2)
+    world.answer(2, range(FIRST + 4, FIRST + 8))
+    live = {window: counts["x"].counts.tolist() for window, counts in monitor_of(world)._open.items()}
+    for _ in range(4):
+        world.restart()
+        world.log(world.rows_of(2, monitor_of(world).closed_window + 2))
+    world.restart()
+    assert live[FIRST + 7][-1] < 10
+    assert monitor_of(world).history.past((FIRST + 7) * HOUR, (FIRST + 8) * HOUR).counts["x"].counts.tolist() == (
+        live[FIRST + 7]
+    )
+    assert world.service.view(MODEL)["breaches"] == []
+
+
+def test_reference_of_logged_windows_is_counted_in_the_kinds_of_each_version(make_world: Any) -> None:
+    world = make_world(versions=(TWO, TEXT))
+    world.answer(1, range(FIRST, FIRST + 4))
+    world.promote(2)
+    world.answer(2, range(FIRST + 4, FIRST + 6))
+    world.promote(1)
+    world.answer(1, range(FIRST + 6, FIRST + 9))
+    epoch = world.service._models[MODEL].epoch
+    frozen = FrozenReference.load(world.files, MODEL, epoch.reference.id)
+    expected = count_columns(world.rows_of(1, FIRST + 2), {"x": epoch.reference.bins["x"]})
+    assert frozen.windows[FIRST + 2]["x"] == expected["x"]
+
+
+# -- windows of another length ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "in_us"), [("2h", 2 * HOUR), ("30m", HOUR // 2)])
+def test_version_with_windows_of_another_length_goes_on_where_the_one_before_ended(
+    make_world: Any, length: str, in_us: int
+) -> None:
+    world = make_world(versions=(TWO, TWO), windows=("1h", length))
+    world.answer(1, range(FIRST, FIRST + 8))
+    world.promote(2)
+    world.answer(2, range(FIRST + 8, FIRST + 15))
+    for _ in range(2):
+        view = world.service.view(MODEL)
+        assert view["closed_window"] == monitor_of(world).watermark_us // in_us - 1
+        assert (view["window_s"], view["rows"], view["late_rows"]) == (in_us / 1e6, 15 * 40, 0)
+        assert view["breaches"] == []
+        assert monitor_of(world).watched.start_window * in_us <= (FIRST + 7) * HOUR
+        reports = monitor_of(world).reports()
+        assert [r.window for r in reports] == list(range(reports[0].window, view["closed_window"] + 1))
+        times = world.traffic.windows(range(FIRST, FIRST + 15))["event_time"].cast(pa.int64()).to_numpy()
+        mature = int(np.count_nonzero(times < (view["matured_window"] + 1) * in_us))
+        assert sum(monitor_of(world).labelled_rows().values()) == mature > 0
+        world.restart()
+
+
+def test_parts_of_the_log_keep_their_kinds_and_hold_each_row_once(make_world: Any) -> None:
+    world = make_world(versions=(TWO, TEXT))
+    first = world.log(world.rows_of(1, FIRST))
+    second = world.log(world.rows_of(2, FIRST + 1))
+    world.log(first.slice(3, 5).drop_columns(["features.city"]))  # told again, by another release
+    parts = read_parts(world.files, MODEL)
+    assert [part.num_rows for part in parts if part.num_rows] == [40, 40]
+    assert [part.schema.field("features.x").type for part in parts[:2]] == [pa.float64(), pa.string()]
+    assert parts[1]["prediction_id"].to_pylist() == second["prediction_id"].to_pylist()
+    assert read_parts(world.files, MODEL, ("1990-01-01", "1990-01-02")) == []
