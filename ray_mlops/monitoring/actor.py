@@ -138,7 +138,7 @@ class MonitorActor:
             for model, before_day in self._service.days_to_compact().items():
                 try:
                     await asyncio.to_thread(compact, self._files, model, before_day)
-                except (RayMLOpsError, OSError, pa.ArrowException) as error:
+                except (RayMLOpsError, OSError, ValueError, pa.ArrowException) as error:
                     logger.error("could not compact the log model=%s error=%s", model, error)
 
 

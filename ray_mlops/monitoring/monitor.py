@@ -317,7 +317,7 @@ class ModelMonitor:
             "breaches": list(self.dataset.breaches()),
             "drift": self.dataset.view(),
             "latency": self.latency.view(),
-            "history": self.history.slots()[-_SHOWN_SLOTS:],
+            "history": self.history.slots(_SHOWN_SLOTS),
             "forgotten_rows": self.history.forgotten_rows,
             "windows": list(self._shown_windows),
             "performance": [

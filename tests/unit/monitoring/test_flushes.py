@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_mlops.monitoring.handover import LATENCY, Reference, build_handover, count_columns
+from ray_mlops.monitoring.handover import LATENCY, build_handover, count_columns
 from ray_mlops.monitoring.latency import LATENCY_BINS
 from ray_mlops.statistics.bins import NumericBins
-from ray_mlops.statistics.embeddings import EmbeddingProjection
 from ray_mlops.statistics.table import TableCounts
 
 FIRST, NUM_REFERENCE = 1000, 30
@@ -99,24 +98,6 @@ def test_history_is_stored_and_counts_no_window_twice_after_a_restart(make_world
     assert len({line["epoch"] for line in lines}) == 2
     assert sum(line["rows"] for line in lines) == 400
     assert world.service.past("m", 0, FIRST * HOUR) is None
-
-
-def test_vectors_are_counted_as_norm_and_directions() -> None:
-    generator = np.random.default_rng(0)
-    vectors = generator.normal(size=(100, 4))
-    projection = EmbeddingProjection("v", 4)
-    bins = {name: NumericBins.from_sample(values) for name, values in projection.apply(vectors).items()}
-    reference = Reference("r", bins, HOUR, embeddings=(projection,))
-    rows = pa.table(
-        {
-            "prediction_id": [str(k) for k in range(100)],
-            "event_time": pa.array(np.arange(100)).cast(pa.timestamp("us", "UTC")),
-            "features.v": pa.array([*vectors[:99].tolist(), None], pa.list_(pa.float64())),
-        }
-    )
-    counts = build_handover("m", "r", 1, rows, reference).counts[0]
-    assert len(counts) == 17
-    assert all(column.n == 100 and column.nulls == 1 for column in counts.values())
 
 
 def test_empty_flush_counts_nothing() -> None:
