@@ -34,6 +34,8 @@ _SUPERVISE_S = 0.25
 _COMPACT_S = 60.0
 _CALL_TIMEOUT_S = 10.0
 _MAX_PENDING_ROWS = 200_000
+_DEFECTS = (RayTaskError, ValueError, KeyError, TypeError, pa.ArrowException)
+"""What handing over may raise that another try would raise again."""
 
 
 class MonitorActor:
@@ -136,7 +138,7 @@ class MonitorActor:
             for model, before_day in self._service.days_to_compact().items():
                 try:
                     await asyncio.to_thread(compact, self._files, model, before_day)
-                except (RayMLOpsError, OSError, pa.ArrowException) as error:
+                except (RayMLOpsError, OSError, ValueError, pa.ArrowException) as error:
                     logger.error("could not compact the log model=%s error=%s", model, error)
 
 
@@ -180,25 +182,29 @@ class MonitorSink:
         self._references: dict[str, Reference] = {}
         self._pending: deque[tuple[str, pa.Table]] = deque()
         self.failures = 0
+        self.lost_rows = 0
+        """Rows that cannot be counted, or that the monitor refused; the prediction log has them."""
 
     def accept(self, model: str, version: str, rows: pa.Table) -> None:
         """Take a flush of rows."""
         self._pending.append((model, rows))
         while sum(part.num_rows for _, part in self._pending) > _MAX_PENDING_ROWS:
             self._pending.popleft()
-        try:
-            while self._pending:
-                self._hand_over(*self._pending[0])
-                self._pending.popleft()
-        except (RayActorError, GetTimeoutError, RayMLOpsError) as error:
-            self.failures += 1
-            self._actor = None
-            self._references.clear()
-            logger.warning("kept rows for the monitor pending=%d error=%s", len(self._pending), error)
-        except RayTaskError as error:  # a defect there: these rows would fail again, and hold up all others
-            self.failures += 1
-            _, lost = self._pending.popleft()
-            logger.error("monitor refused rows=%d error=%s", lost.num_rows, error)
+        while self._pending:
+            flush = self._pending.popleft()
+            try:
+                self._hand_over(*flush)
+            except (RayActorError, GetTimeoutError, RayMLOpsError) as error:
+                self._pending.appendleft(flush)
+                self.failures += 1
+                self._actor = None
+                self._references.clear()
+                logger.warning("kept rows for the monitor pending=%d error=%s", len(self._pending), error)
+                return
+            except _DEFECTS as error:  # there or here: these rows would fail again, and hold up all others
+                self.failures += 1
+                self.lost_rows += flush[1].num_rows
+                logger.error("lost rows for the monitor model=%s rows=%d error=%r", flush[0], flush[1].num_rows, error)
 
     def close(self) -> None:
         """Forget what is left; the prediction log has it."""

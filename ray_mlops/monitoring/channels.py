@@ -347,10 +347,15 @@ class DatasetMonitor:
         }
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Take up a state that a monitor with the same references stored; evidence is then equal to the bit."""
+        """Take up a state that a monitor with the same references stored; evidence is then equal to the bit.
+
+        A column that is not watched any more (it was redacted since) is left out.
+        """
         self._window = content.get("window", 0)
         for name, state in content["columns"].items():
-            column = self._columns[name]
+            column = self._columns.get(name)
+            if column is None:
+                continue
             if column.monitor is not None:
                 column.monitor.restore(state["monitor"])
             if column.faults is not None:

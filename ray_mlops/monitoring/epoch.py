@@ -10,29 +10,31 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ray_mlops.config import MonitoringConfig, ProjectConfig
 from ray_mlops.data.reference import ReferenceProfile
-from ray_mlops.errors import ModelNotFoundError
+from ray_mlops.errors import ModelNotFoundError, MonitoringError, RayMLOpsError
 from ray_mlops.ledger import Ledger, current_routes, deployed_config
 from ray_mlops.monitoring.channels import DatasetMonitor
 from ray_mlops.monitoring.feature import FeatureReference
 from ray_mlops.monitoring.frozen import FrozenReference
 from ray_mlops.monitoring.handover import LATENCY, SCORE, Reference, count_columns, without_rows_ahead
 from ray_mlops.monitoring.history import History
-from ray_mlops.monitoring.latency import LATENCY_BINS
+from ray_mlops.monitoring.latency import LATENCY_BINS, LatencyWatch
 from ray_mlops.monitoring.loss_parts import LossParts
 from ray_mlops.monitoring.monitor import ModelMonitor, Watched
+from ray_mlops.monitoring.monitor_state import in_windows_of
 from ray_mlops.monitoring.strata import stratum_of
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.label_log import read_labels
 from ray_mlops.serving.loaded import trusted_modules
-from ray_mlops.serving.prediction_log.files import read_predictions
+from ray_mlops.serving.prediction_log.files import read_parts
 from ray_mlops.serving.protocol import LabelRecord
 from ray_mlops.statistics.bins import Bins, ColumnCounts
 from ray_mlops.statistics.estimators import Estimator
-from ray_mlops.statistics.table import TableBins
+from ray_mlops.statistics.table import TableBins, TableCounts
 from ray_mlops.training.bundle import ModelBundle
 
 
@@ -76,7 +78,19 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
     Raises:
         ModelNotFoundError: The model is not deployed.
         BundleError: The champion's bundle cannot be loaded.
+        MonitoringError: What is stored of the model does not fit it.
     """
+    try:
+        return _begin_epoch(model, ledger, files, checkpoint)
+    except RayMLOpsError:
+        raise
+    except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
+        remedy = "deploy it again; if that does not help, delete this checkpoint, and it is watched anew from its logs"
+        where = f"checkpoints/monitor/{model}.json"
+        raise MonitoringError(f"what is stored of model {model!r} does not fit it: {error!r}", where, remedy) from error
+
+
+def _begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[str, Any] | None) -> Epoch:
     routes = current_routes(ledger)["models"].get(model)
     if routes is None:
         raise ModelNotFoundError(f"model {model!r} is not deployed", "monitor", "deploy it with 'ray-mlops serve'")
@@ -85,6 +99,8 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
     config = ProjectConfig.model_validate(deployed_config(ledger, model, routes["config_hash"] or None))
     bundle = ModelBundle.load(champion["bundle"], trusted_modules(config))
     profile = without_redacted(bundle.profile, config)
+    if checkpoint is not None:
+        checkpoint = in_windows_of(checkpoint, profile.window_us)
     start = None if checkpoint is None else checkpoint["start_window"]
     resumes = checkpoint is not None and checkpoint["reference"] == _reference_id(champion, start)
     if checkpoint is not None and not resumes:
@@ -117,14 +133,13 @@ def begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[st
         tuple(config.rollout.guards.slices),
         estimator=profile.estimator,
     )
-    monitor = ModelMonitor(
-        _watched(model, version, routes["config_hash"], bundle, start), reference, dataset, config.monitoring
-    )
+    watched = _watched(model, version, routes["config_hash"], bundle, start)
+    monitor = ModelMonitor(watched, reference, dataset, config.monitoring, LatencyWatch(frozen.monitoring))
     if files.exists(_history_path(model)):
         monitor.history.restore(files.read(_history_path(model)))
         monitor.history.begin(reference_id, dataset.reference_counts())
-    rows, labels = _logged(model, files, checkpoint, profile.window_us, config.monitoring)
-    monitor.restore(checkpoint, rows, labels)
+    parts, labels = _logged(model, files, checkpoint, monitor.history, config.monitoring)
+    monitor.restore(checkpoint, parts, labels)
     if resumes and checkpoint is not None:
         dataset.restore(checkpoint["dataset"])
         monitor.latency.restore(checkpoint.get("latency"))
@@ -260,36 +275,38 @@ def _counted_log(
     max_ahead: timedelta | None,
 ) -> dict[int, dict[str, ColumnCounts]]:
     (first, last), window_us = span, profile.window_us
-    rows = read_predictions(files, model, (_day(first * window_us), _day((last + 1) * window_us - 1)))
-    if rows.num_rows == 0:
-        return {}
-    rows = without_rows_ahead(rows, None if max_ahead is None else max_ahead // timedelta(microseconds=1))
-    windows = rows["event_time"].cast(pa.int64()).to_numpy() // window_us
     inputs = TableBins({name: b for name, b in bins.items() if name not in (SCORE, LATENCY)})
-    return {
-        int(window): dict(
-            count_columns(rows.filter(pa.array(windows == window)), inputs, projections=profile.joint.projections)
-        )
-        for window in sorted(set(windows.tolist()))
-        if first <= window <= last
-    }
+    ahead_us = None if max_ahead is None else max_ahead // timedelta(microseconds=1)
+    found: dict[int, TableCounts] = {}
+    for part in read_parts(files, model, (_day(first * window_us), _day((last + 1) * window_us - 1))):
+        rows = without_rows_ahead(part, ahead_us)
+        windows = rows["event_time"].cast(pa.int64()).to_numpy() // window_us
+        for window in np.unique(windows[(windows >= first) & (windows <= last)]).tolist():
+            own = rows.filter(pa.array(windows == window))
+            counts = count_columns(own, inputs, projections=profile.joint.projections)
+            found[window] = found[window] + counts if window in found else counts
+    return {window: dict(found[window]) for window in sorted(found)}
 
 
 def _logged(
-    model: str, files: Files, checkpoint: Mapping[str, Any] | None, window_us: int, config: MonitoringConfig
-) -> tuple[pa.Table | None, list[LabelRecord]]:
-    """What the logs hold within the label horizon of a checkpoint; everything without one."""
+    model: str, files: Files, checkpoint: Mapping[str, Any] | None, history: History, config: MonitoringConfig
+) -> tuple[list[pa.Table], list[LabelRecord]]:
+    """What the logs hold within the label horizon of a checkpoint, and since the history was stored; else everything.
+
+    Rows of versions that logged other columns stay apart.
+    """
     closed = None if checkpoint is None else checkpoint["closed"]
     days = None
     if closed is not None:
-        oldest = (closed + 1) * window_us - config.labels.horizon // timedelta(microseconds=1)
-        days = (_day(oldest), "9999-12-31")
-    rows = read_predictions(files, model, days)
+        oldest_us = (closed + 1) * history.window_us - config.labels.horizon // timedelta(microseconds=1)
+        if history.through is not None:
+            oldest_us = min(oldest_us, (history.through + 1) * history.window_us)
+        days = (_day(oldest_us), "9999-12-31")
     labels = [
         LabelRecord(record["id"], json.loads(record["label"]), record["time"], record["arrival"])
         for record in read_labels(files, model).to_pylist()
     ]
-    return (rows if rows.num_rows else None), labels
+    return read_parts(files, model, days), labels
 
 
 def _watched(model: str, version: str, config_hash: str, bundle: ModelBundle, start: int | None) -> Watched:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_mlops.config.monitoring import EstimationConfig
-from ray_mlops.monitoring.labels import EXPECTED, finite_rows, prediction_values
+from ray_mlops.monitoring.labels import EXPECTED, column_numbers, finite_rows, prediction_values
 from ray_mlops.statistics.bins import FloatArray
 from ray_mlops.statistics.estimators import (
     ERRORS,
@@ -121,6 +121,8 @@ def expect_windows(
     if estimator is None or rows.num_rows == 0:
         return {}
     own = rows.filter(pa.array(_own(rows, version)))
+    if own.num_rows == 0:  # all of other versions, whose answers may be of another kind
+        return {}
     estimated, kept = estimate_rows(own, estimator)
     windows = own["event_time"].cast(pa.int64()).to_numpy()[kept] // window_us
     return {
@@ -143,21 +145,18 @@ def estimate_rows(rows: pa.Table, estimator: Estimator) -> tuple[RowEstimates, A
     kept = finite_rows(prediction)
     if isinstance(estimator, ClassificationEstimator):
         return estimator.estimate(prediction[kept]), kept
-    means = {name: _numbers(rows, f"{EXPECTED}{name}") for name in ERRORS}
+    means = {name: column_numbers(rows, f"{EXPECTED}{name}") for name in ERRORS}
     kept &= np.isfinite(means[ERRORS[0]])
-    outside = _numbers(rows, _OUTSIDE)
+    outside = column_numbers(rows, _OUTSIDE)
     found = {name: values[kept] for name, values in means.items()}
     return estimator.read(found, prediction[kept], np.nan_to_num(outside[kept])), kept
 
 
 def predictions_of(rows: pa.Table, estimator: Estimator) -> FloatArray:
     """The predictions of a version's own rows: [n], or [n, k] in the order of its classes."""
-    if isinstance(estimator, RegressionEstimator) or estimator.task == "binary":
-        return prediction_values(rows, "binary")
-    names = [f"prediction.{name}" for name in estimator.classes]  # versions with other classes may have answered too
-    return prediction_values(
-        rows.select(names) if names and set(names) <= set(rows.column_names) else rows, "multiclass"
-    )
+    if isinstance(estimator, RegressionEstimator):
+        return prediction_values(rows, "regression")
+    return prediction_values(rows, estimator.task, estimator.classes)
 
 
 def estimate_to_json(expected: Expected | None, decision: EstimateDecision, assumes: str, coverage: float) -> Any:
@@ -183,9 +182,3 @@ def _own(rows: pa.Table, version: str | None) -> Any:
     if version is None:
         return ~pinned
     return ~pinned & (np.array(rows["version"].to_pylist(), dtype=object) == version)
-
-
-def _numbers(rows: pa.Table, name: str) -> FloatArray:
-    if name not in rows.column_names:
-        return np.full(rows.num_rows, np.nan)
-    return np.asarray(rows[name].to_numpy(), dtype=np.float64)

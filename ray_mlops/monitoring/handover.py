@@ -11,9 +11,8 @@ import pyarrow.compute as pc
 from ray_mlops.config import ColumnContract
 from ray_mlops.data.values import category_key
 from ray_mlops.monitoring.estimation import expect_windows, with_expectations
-from ray_mlops.monitoring.labels import EXPECTED, KEY_COLUMNS
+from ray_mlops.monitoring.labels import EXPECTED, KEY_COLUMNS, prediction_values, without_repeats
 from ray_mlops.statistics.bins import Bins
-from ray_mlops.statistics.embeddings import EmbeddingProjection
 from ray_mlops.statistics.estimators import Estimator
 from ray_mlops.statistics.expected import Expected
 from ray_mlops.statistics.projections import NO_PROJECTIONS, Projections
@@ -44,8 +43,6 @@ class Reference:
     """Further columns, computed from the others; their bins are in ``bins``."""
     kept: tuple[str, ...] = ()
     """Raw input columns that the label join keeps, for the slices of a rollout."""
-    embeddings: tuple[EmbeddingProjection, ...] = ()
-    """Columns of vectors, whose norms and directions are counted."""
     estimator: Estimator | None = None
     """Performance of the champion without labels."""
     table: TableBins = field(init=False, repr=False, compare=False)
@@ -56,7 +53,7 @@ class Reference:
 
     def count(self, rows: pa.Table) -> TableCounts:
         """Count rows of the prediction log; see ``count_columns``."""
-        return count_columns(rows, self.table, self.version, self.embeddings, self.projections)
+        return count_columns(rows, self.table, self.version, self.projections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +93,10 @@ def build_handover(model: str, replica: str, sequence: int, rows: pa.Table, refe
         model: The model's name.
         replica: Who hands over.
         sequence: Number of this flush, rising.
-        rows: Rows of the prediction log.
+        rows: Rows of the prediction log; of those with one prediction id only the first counts.
         reference: Bins and window. A column that the log leaves out (redacted) is not counted.
     """
+    rows = without_repeats(rows)
     sound = without_rows_ahead(rows, reference.max_ahead_us)
     windows = sound["event_time"].cast(pa.int64()).to_numpy() // reference.window_us
     counts: dict[int, TableCounts] = {}
@@ -177,7 +175,6 @@ def count_columns(
     rows: pa.Table,
     bins: TableBins | Mapping[str, Bins],
     version: str | None = None,
-    embeddings: Sequence[EmbeddingProjection] = (),
     projections: Projections = NO_PROJECTIONS,
 ) -> TableCounts:
     """Count the columns of logged rows that have bins; under ``SCORE`` and ``LATENCY`` those of a version's answers.
@@ -186,7 +183,6 @@ def count_columns(
         rows: Rows of the prediction log.
         bins: By column.
         version: Whose answers are counted, of requests that were not pinned to it; None counts all.
-        embeddings: Columns of vectors.
         projections: Columns to be computed from the others.
     """
     table = bins if isinstance(bins, TableBins) else TableBins(bins)
@@ -196,9 +192,6 @@ def count_columns(
         if name.startswith(_FEATURE)
     }
     columns: dict[str, Any] = {name: found[name] for name in table.bins if name in found}
-    for embedding in embeddings:
-        if embedding.column in found:
-            columns |= embedding.apply(found[embedding.column])
     columns |= projections.of(found)
     return table.count(columns | _answer_columns(rows, table.bins, version))
 
@@ -224,6 +217,6 @@ def own_rows(rows: pa.Table, version: str) -> pa.Table:
 
 
 def top_score(rows: pa.Table) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The probability of the most probable class of each row, for a multiclass model [n]."""
-    names = [name for name in rows.column_names if name.startswith("prediction.")]
-    return np.asarray(np.column_stack([rows[name].to_numpy() for name in names]).max(axis=1), dtype=np.float64)
+    """The probability of the most probable class of each row, for a multiclass model [n]; NaN without any."""
+    values = prediction_values(rows, "multiclass")
+    return np.asarray(np.fmax.reduce(values, axis=1, initial=np.nan), dtype=np.float64)

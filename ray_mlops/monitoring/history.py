@@ -69,16 +69,27 @@ class History:
             reference: Its counts by column [size], for distances.
         """
         if self._epoch and epoch != self._epoch:
-            self._past = self.slots()[-self._most :]
+            self._past = self.slots(self._most)
             self._slots = [{} for _ in self._levels]
         self._epoch, self._reference = epoch, reference
         self._shown.clear()
 
-    def close(self, window: int, counts: TableCounts) -> None:
-        """Take a window that is closed now; one that was taken before a restart is not counted again."""
+    @property
+    def window_us(self) -> int:
+        """Length of a window, microseconds."""
+        return self._levels[0].unit_us
+
+    @property
+    def through(self) -> int | None:
+        """The newest window that was closed; None before the first."""
+        return self._through
+
+    def close(self, window: int, counts: TableCounts | None) -> None:
+        """Take a window that is closed now, None without rows; one taken before a restart is not counted again."""
         if self._through is None or window > self._through:
             self._through = window
-            self.add(window, counts)
+            if counts is not None:
+                self.add(window, counts)
 
     def add(self, window: int, counts: TableCounts) -> None:
         """Add late rows of a closed window to whatever holds their time by now."""
@@ -104,12 +115,18 @@ class History:
         starts, ends = zip(*(bounds for bounds, _ in touched), strict=True)
         return Stretch(min(starts), max(ends), TableCounts.merged(counts for _, counts in touched))
 
-    def slots(self) -> list[dict[str, Any]]:
-        """Every slot as one line for people, oldest first: rows, and by column mean, nulls and distance."""
-        lines = list(self._past)
-        for depth in reversed(range(len(self._levels))):
-            lines += [self._line(depth, index) for index in sorted(self._slots[depth])]
-        return sorted(lines, key=lambda line: line["start_us"])
+    def slots(self, newest: int | None = None) -> list[dict[str, Any]]:
+        """Slots as one line each for people, oldest first: rows, and by column mean, nulls and distance.
+
+        Args:
+            newest: How many are made, of the newest; None makes all.
+        """
+        shown = len(self._levels)  # the depth of what is known of earlier epochs as lines only
+        found = [(line["start_us"], shown, place) for place, line in enumerate(self._past)]
+        found += [(self._bounds(depth, i)[0], depth, i) for depth, slots in enumerate(self._slots) for i in slots]
+        found.sort(key=lambda slot: (slot[0], -slot[1]))
+        chosen = found if newest is None else found[max(len(found) - newest, 0) :]
+        return [self._past[index] if depth == shown else self._line(depth, index) for _, depth, index in chosen]
 
     @property
     def nbytes(self) -> int:

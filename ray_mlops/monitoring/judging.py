@@ -68,7 +68,7 @@ def mean_losses(watched: Watched, labelled: pa.Table) -> tuple[float | None, flo
     """Mean bounded loss and mean log-loss of whoever was champion then: what is shown.
 
     Returns:
-        None where there are no rows; no log-loss for a regression.
+        None where there are no rows; no log-loss for a regression, nor of rows without a finite prediction.
     """
     answered = _champions_rows(labelled)
     if answered.num_rows == 0:
@@ -77,7 +77,8 @@ def mean_losses(watched: Watched, labelled: pa.Table) -> tuple[float | None, flo
     if watched.task == "regression":
         return loss, None
     rows = log_loss_rows(_predictions(watched, answered), answered["label"].to_numpy(), epsilon=LOG_EPSILON)
-    return loss, float(rows.mean())
+    known = rows[np.isfinite(rows)]
+    return loss, float(known.mean()) if len(known) else None
 
 
 def reconcile(watched: Watched, labelled: pa.Table, estimator: Estimator | None) -> Realised:
@@ -125,7 +126,4 @@ def _losses(watched: Watched, rows: pa.Table) -> FloatArray:
 
 
 def _predictions(watched: Watched, rows: pa.Table) -> FloatArray:
-    names = [f"prediction.{name}" for name in watched.classes]
-    if watched.task == "multiclass" and set(names) <= set(rows.column_names):
-        rows = rows.select(names)  # a version with other classes may have answered too
-    return prediction_values(rows, watched.task)
+    return prediction_values(rows, watched.task, watched.classes)

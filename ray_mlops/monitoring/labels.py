@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ray_mlops.serving.prediction_log.files import unite
 from ray_mlops.serving.protocol import LabelRecord
 from ray_mlops.statistics.bins import FloatArray
 
@@ -30,6 +31,7 @@ KEY_COLUMNS = (
 )
 """Columns of the prediction log that the join keeps, besides ``prediction`` or ``prediction.CLASS`` and those that
 define slices of a rollout."""
+_PROBABILITY = "prediction."
 EXPECTED = "expected."
 """What an error model said of a row goes by names that begin with this, and is kept too."""
 
@@ -81,7 +83,11 @@ class LabelJoin:
         return [name for name in ids if name in self._where]
 
     def add_predictions(self, rows: pa.Table) -> None:
-        """Take rows with ``KEY_COLUMNS`` and predictions; ids that are held already must not be among them."""
+        """Take rows with ``KEY_COLUMNS`` and predictions; ids that are held already must not be among them.
+
+        Of rows with one id the first stays.
+        """
+        rows = without_repeats(rows)
         event_us = rows["event_time"].cast(pa.int64()).to_numpy()
         windows = event_us // self._window_us
         ids = np.array(rows["prediction_id"].to_pylist(), dtype=object)
@@ -167,18 +173,19 @@ class LabelJoin:
     def labelled(self, after: int, through: int) -> pa.Table | None:
         """Labelled rows of the windows in ``(after, through]``, in event order; None where there are none.
 
-        Columns: ``KEY_COLUMNS``, the predictions, ``window`` (int64) and ``label`` (float64).
+        Columns: ``KEY_COLUMNS``, the predictions, ``window`` (int64) and ``label`` (float64). One that was a number
+        for one version and text for another is text.
         """
         parts = []
         for index in sorted(self._windows):
             if after < index <= through:
                 held = self._windows[index]
-                table = pa.concat_tables(held.parts, promote_options="default")
+                table = unite(held.parts)
                 labels = np.array(held.labels)
                 table = table.append_column("window", pa.array(np.full(len(labels), index)))
                 table = table.append_column("label", pa.array(labels)).filter(pa.array(~np.isnan(labels)))
                 parts.append(table.sort_by([("event_time", "ascending"), ("prediction_id", "ascending")]))
-        return pa.concat_tables(parts, promote_options="default") if parts else None
+        return unite(parts) if parts else None
 
     def expire(self, watermark_us: int, keep: Collection[int] = ()) -> None:
         """Let go of what the horizon has passed: windows without hope, and labels that nobody predicted."""
@@ -206,15 +213,55 @@ class LabelJoin:
         return {"early_labels": len(self._early), "predictions": len(self._where)}
 
 
+def without_repeats(rows: pa.Table) -> pa.Table:
+    """Of rows with one prediction id only the first: a label joins to one of them."""
+    ids = rows["prediction_id"].to_pylist()
+    if len(set(ids)) == len(ids):
+        return rows
+    _, first = np.unique(np.array(ids), return_index=True)
+    return rows.take(pa.array(np.sort(first)))
+
+
 def finite_rows(prediction: FloatArray) -> npt.NDArray[np.bool_]:
     """Which rows have a prediction that is a number, for every class [n]."""
     finite = np.isfinite(prediction)
     return np.asarray(finite if prediction.ndim == 1 else finite.all(axis=1), dtype=np.bool_)
 
 
-def prediction_values(table: pa.Table, task: str) -> FloatArray:
-    """The predictions of a table: [n], or [n, k] for multiclass in the columns' order."""
+def prediction_values(table: pa.Table, task: str, classes: Sequence[str] = ()) -> FloatArray:
+    """The predictions of rows, which versions with other classes or of another task may have answered.
+
+    Args:
+        table: Rows with ``prediction``, or ``prediction.CLASS``.
+        task: How they are read.
+        classes: Names in the order of the probabilities (multiclass); none takes the columns' order.
+
+    Returns:
+        Values [n], or [n, k] for multiclass. A class that a row's version did not know has probability 0; a row
+        without any prediction of this kind is NaN.
+    """
     if task != "multiclass":
-        return np.asarray(table["prediction"].to_numpy(), dtype=np.float64)
-    names = [name for name in table.column_names if name.startswith("prediction.")]
-    return np.column_stack([table[name].to_numpy() for name in names]).astype(np.float64)
+        return column_numbers(table, "prediction")
+    names = [f"{_PROBABILITY}{name}" for name in classes]
+    names = names or [name for name in table.column_names if name.startswith(_PROBABILITY)]
+    if not names:
+        return np.full((table.num_rows, 0), np.nan)
+    values = np.column_stack([column_numbers(table, name) for name in names])
+    is_unknown = np.column_stack([_nulls(table, name) for name in names])
+    says_nothing = np.all(is_unknown, axis=1, keepdims=True)
+    values[is_unknown & ~says_nothing] = 0.0
+    return values
+
+
+def column_numbers(table: pa.Table, name: str) -> FloatArray:
+    """A column of numbers [n]; NaN where there is none."""
+    if name not in table.column_names:
+        return np.full(table.num_rows, np.nan)
+    return np.asarray(table[name].to_numpy(), dtype=np.float64)
+
+
+def _nulls(table: pa.Table, name: str) -> npt.NDArray[np.bool_]:
+    """Where a column says nothing [n]; NaN is what a model answered."""
+    if name not in table.column_names:
+        return np.ones(table.num_rows, dtype=np.bool_)
+    return np.asarray(table[name].is_null().to_numpy(), dtype=np.bool_)

@@ -198,6 +198,7 @@ class LossParts:
         """Take up a state that was stored for the same reference."""
         for name, state in content["channels"].items():
             self._channels[name].restore(state)
+        self._newest.clear()
         self._newest.extend((window, GapSums.from_json(gap)) for window, gap in content["newest"])
         self._windows = content["windows"]
 

@@ -7,10 +7,12 @@ reports whenever they arrive. ``restore`` rebuilds it from a checkpoint and the 
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,9 +34,11 @@ from ray_mlops.monitoring.history import History
 from ray_mlops.monitoring.judging import Watched, mean_losses, own_losses, reconcile
 from ray_mlops.monitoring.labels import KEY_COLUMNS, LabelJoin
 from ray_mlops.monitoring.latency import LatencyWatch
+from ray_mlops.monitoring.loss_channel import LossWindow
 from ray_mlops.monitoring.monitor_state import HISTORY, MonitorState, Performance, WindowReport, iso_time
 from ray_mlops.serving.protocol import LabelRecord
 from ray_mlops.statistics.expected import Expected
+from ray_mlops.statistics.gap import GapSums
 from ray_mlops.statistics.table import TableCounts
 
 __all__ = ["ModelMonitor", "Performance", "Watched", "WindowReport"]
@@ -48,6 +52,16 @@ _SHOWN_SLOTS = 200
 """Newest slots of the history in ``view``; ``history`` has them all."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What labels say of one matured window."""
+
+    performance: Performance
+    loss: LossWindow | None = None
+    """For the loss channel; None where coverage is too small."""
+    gap: GapSums | None = None
+
+
 class ModelMonitor:
     """Watches one model over one reference epoch.
 
@@ -56,10 +70,16 @@ class ModelMonitor:
         reference: The bins in force.
         dataset: The channels.
         config: Window, lateness, label delay.
+        latency: Watches the time that answers take; None makes one with the same config.
     """
 
     def __init__(
-        self, watched: Watched, reference: Reference, dataset: DatasetMonitor, config: MonitoringConfig
+        self,
+        watched: Watched,
+        reference: Reference,
+        dataset: DatasetMonitor,
+        config: MonitoringConfig,
+        latency: LatencyWatch | None = None,
     ) -> None:
         self.watched = watched
         self.reference = reference
@@ -68,7 +88,7 @@ class ModelMonitor:
         self._delay_us, self._horizon_us = _us(config.labels.delay), _us(config.labels.horizon)
         self._max_ahead_us = None if config.max_ahead is None else _us(config.max_ahead)
         self.join = LabelJoin(watched.encode, reference.window_us, self._horizon_us)
-        self.latency = LatencyWatch(config)
+        self.latency = latency or LatencyWatch(config)
         self.history = History(reference.window_us, config.history)
         self.history.begin(reference.id, dataset.reference_counts())
         self._open: dict[int, TableCounts] = {}
@@ -124,7 +144,7 @@ class ModelMonitor:
             return
         self.join.add_predictions(rows)
         event_us = rows["event_time"].cast(pa.int64()).to_numpy()
-        windows = event_us // self.reference.window_us
+        windows = self._windows_of(rows)
         for window in np.unique(windows).tolist():
             self._state.count_rows(window, int(np.count_nonzero(windows == window)))
         newest, before = int(event_us.max()), self._state.max_event_us
@@ -170,16 +190,17 @@ class ModelMonitor:
         window = self._next_window()
         if window is None or not self.due():
             return None
+        before, newest = self._mature_between(window)
+        matured = {index: self._judge(index) for index in self._maturing(before, newest)}  # first: it changes nothing
         counts = self._open.pop(window, None)
-        if counts is not None:
-            self.history.close(window, counts)
+        self.history.close(window, counts)
         verdict = self._test_inputs(window, counts, self._violations.pop(window, Counter()))
-        matured = self._mature(window)
-        self._state.closed = window
+        self._mature(matured)
+        self._state.matured, self._state.closed = newest, window
         self._state.settle()
         expired_us = (window + 1) * self.reference.window_us
         self.join.expire(expired_us)
-        report = self._report(window, verdict, matured)
+        report = self._report(window, verdict, tuple(matured))
         self._remember(report)
         self._state.forget((expired_us - self._horizon_us) // self.reference.window_us)
         return report
@@ -203,34 +224,38 @@ class ModelMonitor:
         self.latency.update(window, columns.get(LATENCY))
         return self.dataset.update(window, features, score, violations=violations)
 
-    def _mature(self, window: int) -> tuple[int, ...]:
-        """Judge the windows whose label delay has passed by the end of a window."""
+    def _mature_between(self, window: int) -> tuple[int, int]:
+        """The newest window that had matured before the close of one, and the newest that has by its end."""
         before = window - 1 if self._state.matured is None else self._state.matured
         newest = ((window + 1) * self.reference.window_us - self._delay_us) // self.reference.window_us - 1
-        ends = range(max(before + 1, newest + 1 - _QUIET_WINDOWS), newest + 1)
-        matured = tuple(sorted({*ends, *(index for index in self._state.rows if before < index <= newest)}))
-        for index in matured:
-            self._judge(index)
-        self._state.matured = max(newest, before)
-        return matured
+        return before, max(newest, before)
 
-    def _judge(self, window: int) -> None:
+    def _maturing(self, before: int, newest: int) -> list[int]:
+        """The windows in ``(before, newest]``; of a long stretch without rows only the end."""
+        ends = range(max(before + 1, newest + 1 - _QUIET_WINDOWS), newest + 1)
+        return sorted({*ends, *(index for index in self._state.rows if before < index <= newest)})
+
+    def _judge(self, window: int) -> "_Judged":
+        """What labels say of one window; nothing is changed by it."""
         summary = self.join.summary(window)
-        self._state.labelled[window] = summary.labelled
         table = self.join.labelled(window - 1, window)
         if table is None or table.num_rows == 0:
-            self._state.performance[window] = Performance(summary.rows, 0, None, None, False)
-            return
+            return _Judged(Performance(summary.rows, 0, None, None, False))
         own = own_losses(self.watched, table)
         covered = summary.coverage >= self.config.labels.min_coverage and own[0] >= self.config.min_window_rows
         judged = covered and self.watched.is_tested(window)
         found = reconcile(self.watched, table, self.reference.estimator)
-        if judged:
-            self.dataset.update_loss(window, own, found.gap)
         losses = mean_losses(self.watched, table)
-        self._state.performance[window] = Performance(
-            summary.rows, summary.labelled, *losses, judged, found.metrics, found.expected
-        )
+        shown = Performance(summary.rows, summary.labelled, *losses, judged, found.metrics, found.expected)
+        return _Judged(shown, own if judged else None, found.gap)
+
+    def _mature(self, found: Mapping[int, "_Judged"]) -> None:
+        """Take in what labels say of windows, in order of time."""
+        for window, judged in found.items():
+            self._state.labelled[window] = judged.performance.labelled
+            self._state.performance[window] = judged.performance
+            if judged.loss is not None:
+                self.dataset.update_loss(window, judged.loss, judged.gap)
 
     def _report(self, window: int, verdict: WindowVerdict | None, matured: tuple[int, ...]) -> WindowReport:
         return WindowReport(
@@ -292,7 +317,7 @@ class ModelMonitor:
             "breaches": list(self.dataset.breaches()),
             "drift": self.dataset.view(),
             "latency": self.latency.view(),
-            "history": self.history.slots()[-_SHOWN_SLOTS:],
+            "history": self.history.slots(_SHOWN_SLOTS),
             "forgotten_rows": self.history.forgotten_rows,
             "windows": list(self._shown_windows),
             "performance": [
@@ -334,50 +359,72 @@ class ModelMonitor:
             "reference": self.reference.id,
             "version": self.watched.version,
             "start_window": self.watched.start_window,
+            "window_us": self.reference.window_us,
             **self._state.to_json(),
             "dataset": self.dataset.to_json(),
             "latency": self.latency.to_json(),
             "labels": self.join.to_json(),
         }
 
-    def restore(self, content: Mapping[str, Any] | None, rows: pa.Table | None, labels: Sequence[LabelRecord]) -> None:
+    def restore(
+        self, content: Mapping[str, Any] | None, parts: Sequence[pa.Table], labels: Sequence[LabelRecord]
+    ) -> None:
         """Take up where a checkpoint was made, and read the rest from the logs.
 
         The channels are not touched: evidence belongs to an epoch, and the checkpoint may be of the one before.
 
         Args:
-            content: A checkpoint of this epoch or of the one before; None begins anew.
-            rows: Logged rows within the label horizon, and of every window that the checkpoint had not closed.
+            content: A checkpoint of this epoch or of the one before, in windows of this one's length (see
+                ``in_windows_of``); None begins anew.
+            parts: Logged rows within the label horizon, of every window that the checkpoint had not closed, and of
+                those that the history lacks; rows of versions that logged other columns apart.
             labels: Logged labels, in order of arrival.
         """
         stored = None if content is None else MonitorState.from_json(content)
-        if rows is not None and rows.num_rows:
-            self._replay(rows, None if stored is None else stored.closed)
+        self._replay(parts, None if stored is None else stored.closed)
         if content is None or stored is None:
             self.join.add_labels(labels)
             return
-        self._state = self._state.replayed(stored)
+        is_told = content.get("is_told_by_the_log", False)
+        self._state = self._state.replayed(stored.told_by(self._state) if is_told else stored)
         self._state.settle()
         self.join.restore(content["labels"], labels)
+        if is_told and stored.matured is not None:
+            self._state.labelled = self.join.labelled_counts(stored.matured)
         self._shown_windows.extend(report.shown(self.reference.window_us) for report in self._state.reports)
 
-    def _replay(self, rows: pa.Table, closed: int | None) -> None:
-        windows = rows["event_time"].cast(pa.int64()).to_numpy() // self.reference.window_us
-        if closed is not None:  # days of the log begin before the horizon does
-            oldest = ((closed + 1) * self.reference.window_us - self._horizon_us) // self.reference.window_us
-            rows = rows.filter(pa.array(windows >= oldest))
-        sound = self._sound(rows)
-        windows = sound["event_time"].cast(pa.int64()).to_numpy() // self.reference.window_us
+    def _replay(self, parts: Sequence[pa.Table], closed: int | None) -> None:
+        past: dict[int, TableCounts] = {}
+        for rows in parts:
+            self._count_again(without_rows_ahead(rows, self._max_ahead_us), closed, past)
+            if closed is not None:  # days of the log begin before the horizon does
+                oldest = ((closed + 1) * self.reference.window_us - self._horizon_us) // self.reference.window_us
+                rows = rows.filter(pa.array(self._windows_of(rows) >= oldest))
+            sound = with_expectations(self._sound(rows), self.reference.estimator, self.reference.version)
+            kept = key_columns(sound, self.reference.kept)
+            self._take(kept)
+            for window, expected in expect(kept, self.reference).items():
+                self._state.expect(window, expected)
+        for window in sorted(past):
+            self.history.close(window, past[window])
+
+    def _count_again(self, rows: pa.Table, closed: int | None, past: dict[int, TableCounts]) -> None:
+        """Count rows of open windows, and of those that were closed after the history was stored."""
+        through = self.history.through
+        windows = self._windows_of(rows)
         for window in np.unique(windows).tolist():
-            if closed is None or window > closed:
-                part = sound.filter(pa.array(windows == window))
-                counts = self.reference.count(part)
+            is_open = closed is None or window > closed
+            if not is_open and through is not None and window <= through:
+                continue
+            part = rows.filter(pa.array(windows == window))
+            counts = self.reference.count(part)
+            if is_open:
                 self._count(window, counts, count_violations(part, self.reference.rules))
-        rows = with_expectations(sound, self.reference.estimator, self.reference.version)
-        kept = key_columns(rows, self.reference.kept)
-        self._take(kept)
-        for window, expected in expect(kept, self.reference).items():
-            self._state.expect(window, expected)
+            else:
+                past[window] = past[window] + counts if window in past else counts
+
+    def _windows_of(self, rows: pa.Table) -> npt.NDArray[np.int64]:
+        return np.asarray(rows["event_time"].cast(pa.int64()).to_numpy() // self.reference.window_us)
 
 
 def _us(duration: timedelta) -> int:

@@ -1,7 +1,7 @@
 """What a monitor remembers of the windows that it has seen, and how that is stored and shown."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -154,6 +154,12 @@ class MonitorState:
             reports=[WindowReport.from_json(report) for report in content["reports"]],
         )
 
+    def told_by(self, logged: "MonitorState") -> "MonitorState":
+        """The same with rows of closed windows as a log has them: nothing of them is late."""
+        closed = self.closed
+        rows = {} if closed is None else {window: n for window, n in logged.rows.items() if window <= closed}
+        return replace(self, rows=rows)
+
     def replayed(self, stored: "MonitorState") -> "MonitorState":
         """Unite what a log gave (self) with what a checkpoint knew: rows that only the log has came since.
 
@@ -179,6 +185,36 @@ class MonitorState:
             estimates={**stored.estimates, **self.estimates, **kept},
             reports=stored.reports,
         )
+
+
+def in_windows_of(checkpoint: Mapping[str, Any], window_us: int) -> Mapping[str, Any]:
+    """A monitor's checkpoint in windows of a length; one that is in such windows is returned as it is.
+
+    Only whole windows are closed. What was known by window is let go: the log tells it again, as far as the label
+    horizon reaches.
+
+    Args:
+        checkpoint: ``ModelMonitor.checkpoint``; of an older release, which did not say its length, it is taken to fit.
+        window_us: Length of a window.
+    """
+    before_us = checkpoint.get("window_us", window_us)
+    if before_us == window_us:
+        return checkpoint
+    closed, matured = (
+        None if checkpoint[name] is None else (checkpoint[name] + 1) * before_us // window_us - 1
+        for name in ("closed", "matured")
+    )
+    first_open_us = None if closed is None else (closed + 1) * window_us
+    still_open = [n for window, n in checkpoint["rows"] if first_open_us is None or window * before_us >= first_open_us]
+    return {
+        **checkpoint,
+        **{name: [] for name in ("rows", "labelled", "performance", "estimates", "reports")},
+        "window_us": window_us,
+        "closed": closed,
+        "matured": matured,
+        "total_rows": checkpoint["total_rows"] - sum(still_open),
+        "is_told_by_the_log": True,
+    }
 
 
 def iso_time(event_us: int | None) -> str | None:

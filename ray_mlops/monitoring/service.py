@@ -8,9 +8,9 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ray_mlops.config.monitoring import RetrainAction
@@ -35,6 +35,8 @@ from ray_mlops.runtime.files import Files
 from ray_mlops.serving.protocol import LabelRecord
 
 logger = logging.getLogger(__name__)
+_FIRST_DAY, _LAST_DAY = np.datetime64("0001-01-01"), np.datetime64("9999-12-31")
+"""Days that have a name in the log."""
 
 
 @dataclass(slots=True)
@@ -105,7 +107,8 @@ class MonitorService:
         while watched.epoch.monitor.due():
             self._renew_epoch(model)
             report = watched.epoch.monitor.advance()
-            assert report is not None
+            if report is None:  # the windows of the new epoch are longer, and none of them is over
+                break
             self._record_alarms(model, report)
             self._consider_retraining(model, report)
             self._save_checkpoint(model, report.window)
@@ -315,13 +318,17 @@ class MonitorService:
         return self._models[model]
 
     def days_to_compact(self) -> dict[str, str]:
-        """The first UTC day that is not over yet, by model; only of models whose log is to be compacted."""
+        """The first UTC day that is not over yet, by model; only of models whose log is to be compacted.
+
+        A model whose watermark lies in no year that a calendar has (a clock was wrong) is left out.
+        """
         days = {}
         for model, watched in self._models.items():
             closed = watched.epoch.monitor.closed_window
             if closed is not None and watched.epoch.config.serving.log.compact:
-                watermark_us = (closed + 1) * watched.epoch.reference.window_us
-                days[model] = datetime.fromtimestamp(watermark_us / 1e6, UTC).date().isoformat()
+                day = np.datetime64((closed + 1) * watched.epoch.reference.window_us, "us").astype("datetime64[D]")
+                if _FIRST_DAY <= day <= _LAST_DAY:
+                    days[model] = str(day)
         return days
 
     # -- storage --------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def replay_log(bundle: ModelBundle, files: Files, config: ProjectConfig) -> Repl
         return ReplayReport(rows=0)
     rows = rows.slice(max(0, rows.num_rows - wanted))
     inputs = pa.table({n.removeprefix(_FEATURE): rows[n] for n in rows.column_names if n.startswith(_FEATURE)})
-    logged = prediction_values(rows, bundle.task)
+    logged = prediction_values(rows, bundle.task, [str(name) for name in bundle.classes])
     try:
         values = bundle.predict(inputs).values
     except FeatureError:  # a column that the log leaves out (redacted), or of another type: no row can be answered

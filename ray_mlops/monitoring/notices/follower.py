@@ -8,13 +8,14 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from ray_mlops.ledger import Ledger, LedgerEvent
 from ray_mlops.monitoring.notices.alarm_text import render_reminder
 from ray_mlops.monitoring.notices.delivery import Attempt, Transport, decide_delivery
 from ray_mlops.monitoring.notices.notice import Notice
 from ray_mlops.monitoring.notices.outbox import TargetState, load_state, save_state
-from ray_mlops.monitoring.notices.rendering import GIVEN_UP, render
+from ray_mlops.monitoring.notices.rendering import GIVEN_UP, in_words, render
 from ray_mlops.monitoring.notices.standing import Standing, model_of
 from ray_mlops.monitoring.notices.subscription import Subscription
 from ray_mlops.runtime.files import Files
@@ -149,8 +150,8 @@ class TargetFollower:
             number = int((now - raised.time) / max(every.total_seconds(), 1.0))
             if number <= state.reminded.get(raised.key, 0):
                 continue
-            notice = render_reminder(raised, number, now)
-            if self._subscription.wants(notice):
+            notice = in_words(raised, partial(render_reminder, raised, number, now))
+            if notice is not None and self._subscription.wants(notice):
                 return _Head(notice, None, (raised.key, number))
         return None
 

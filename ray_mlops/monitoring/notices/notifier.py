@@ -102,7 +102,7 @@ class Notifier:
             if worker.thread.is_alive():
                 continue  # also one that has been stopped: it may still write the state
             del self._workers[name]
-            if name not in wanted:
+            if name not in wanted and self._is_read(name[0]):
                 drop_state(self._files, *name)
         for name, subscription in wanted.items():
             if name not in self._workers:
@@ -111,8 +111,12 @@ class Notifier:
     def _drop_strangers(self) -> None:
         """Forget targets that left the configuration while nobody was here."""
         for name in stored_targets(self._files):
-            if name not in self._workers:
+            if name not in self._workers and self._is_read(name[0]):
                 drop_state(self._files, *name)
+
+    def _is_read(self, model: str) -> bool:
+        """Whether the configuration of a model is known; one that cannot be read may still have its targets."""
+        return any(config.name == model for config in self._configs.values())
 
     def _begin(self, subscription: Subscription) -> _Worker:
         url = subscription.config.console_url or self._console_url()

@@ -29,10 +29,13 @@ def render(event: LedgerEvent, standing: Standing, followed: Sequence[LedgerEven
         followed: What was recorded after it, as far as it is known.
     """
     words = _WORDS.get(event.kind)
-    if words is None:
-        return None
+    return None if words is None else in_words(event, lambda: words(event, standing, followed))
+
+
+def in_words(event: LedgerEvent, words: Callable[[], Notice | None]) -> Notice | None:
+    """The notice that words of an event make; a plain one where they fail."""
     try:
-        return words(event, standing, followed)
+        return words()
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # one odd event must not silence all after it
         logger.error("fail to put into words key=%s error=%r", event.key, error)
         text = paragraphs(what=f"{event.kind} was recorded; its text could not be made ({error!r}).")

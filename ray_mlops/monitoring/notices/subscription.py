@@ -1,5 +1,6 @@
 """Who is told what: the targets of the configurations in force, and which notices each of them wants."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -8,6 +9,8 @@ from ray_mlops.config import NotificationsConfig, ProjectConfig, TargetConfig
 from ray_mlops.ledger import Ledger, deployed_config
 from ray_mlops.ledger.folds import ROUTES_COMMITTED
 from ray_mlops.monitoring.notices.notice import SEVERITIES, Notice
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ def read_subscriptions(ledger: Ledger, known: Mapping[str, ProjectConfig] | None
         known: Configurations by model and hash (``MODEL@HASH``) that were read before.
 
     Returns:
-        Configurations by ``MODEL@HASH``; ``subscriptions_of`` takes them apart.
+        Configurations by ``MODEL@HASH``; ``subscriptions_of`` takes them apart. Of one that cannot be read the known
+        one before it stays in force, if there is one.
     """
     found: dict[str, ProjectConfig] = {}
     for event in ledger.newest_by_stream(ROUTES_COMMITTED):
@@ -63,7 +67,11 @@ def read_subscriptions(ledger: Ledger, known: Mapping[str, ProjectConfig] | None
         if known is not None and name in known:
             found[name] = known[name]
         elif content_hash:
-            found[name] = ProjectConfig.model_validate(deployed_config(ledger, model, content_hash))
+            try:
+                found[name] = ProjectConfig.model_validate(deployed_config(ledger, model, content_hash))
+            except (ValueError, LookupError) as error:  # the others are told all the same
+                logger.error("could not read whom to tell model=%s config=%s error=%s", model, content_hash, error)
+                found |= {other: config for other, config in (known or {}).items() if config.name == model}
     return found
 
 

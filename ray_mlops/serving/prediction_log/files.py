@@ -91,17 +91,52 @@ def read_predictions(
     Raises:
         StoreError: A file cannot be read.
     """
-    wanted = None if columns is None else list(dict.fromkeys([*columns, "prediction_id", "arrival_time"]))
-    tables = list(
-        read_live(LogListing(files, model), lambda path: read_columns(files.read(path), wanted), days).values()
-    )
+    tables = _read_tables(files, model, days, columns)
     if not tables:
         return pa.table({})
     table = unite(tables).sort_by("arrival_time")
-    _, first = np.unique(table["prediction_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
-    if len(first) < table.num_rows:
-        table = table.take(pa.array(np.sort(first)))
     return table if columns is None else table.select([name for name in columns if name in table.column_names])
+
+
+def read_parts(files: Files, model: str, days: tuple[str, str] | None = None) -> list[pa.Table]:
+    """Read a model's log as it was written: rows of versions with other columns, or other kinds of them, stay apart.
+
+    Args:
+        files: The store.
+        model: The model's name.
+        days: As for ``read_predictions``.
+
+    Returns:
+        One table for each set of columns, each in order of arrival; of rows with one prediction id the first stays.
+
+    Raises:
+        StoreError: A file cannot be read.
+    """
+    alike: dict[pa.Schema, list[pa.Table]] = {}
+    for table in _read_tables(files, model, days, None):
+        alike.setdefault(table.schema, []).append(table)
+    return [pa.concat_tables(tables).sort_by("arrival_time") for tables in alike.values()]
+
+
+def _read_tables(
+    files: Files, model: str, days: tuple[str, str] | None, columns: Sequence[str] | None
+) -> list[pa.Table]:
+    """Every file that has rows; of rows with one prediction id only the first that arrived."""
+    wanted = None if columns is None else list(dict.fromkeys([*columns, "prediction_id", "arrival_time"]))
+    found = read_live(LogListing(files, model), lambda path: read_columns(files.read(path), wanted), days).values()
+    tables = [table.replace_schema_metadata(None) for table in found]
+    if not tables:
+        return []
+    keys = unite([table.select(["prediction_id", "arrival_time"]) for table in tables])
+    order = pc.sort_indices(keys["arrival_time"]).to_numpy()
+    ids = keys["prediction_id"].to_numpy(zero_copy_only=False).astype(str)
+    _, first = np.unique(ids[order], return_index=True)
+    if len(first) == len(ids):
+        return tables
+    is_kept = np.zeros(len(ids), dtype=np.bool_)
+    is_kept[order[first]] = True
+    ends = np.cumsum([table.num_rows for table in tables])[:-1]
+    return [table.filter(pa.array(own)) for table, own in zip(tables, np.split(is_kept, ends), strict=True)]
 
 
 def find_row(files: Files, model: str, prediction_id: str) -> dict[str, Any] | None:

@@ -55,6 +55,9 @@ class Traffic:
 
     task: str = "binary"
     rows: int = 40
+    classes: tuple[str, ...] = CLASSES
+    is_text: bool = False
+    """Whether x is logged as text."""
 
     def window(self, window: int, shift: float = 0.0, **columns: Any) -> pa.Table:
         """The rows of one window; ``shift`` moves the number x, columns replace what is generated."""
@@ -73,7 +76,7 @@ class Traffic:
             "route_version": [1] * n,
             "pinned": [False] * n,
             "weight": [1.0] * n,
-            "features.x": pa.array(x, mask=generator.random(n) < 0.05),
+            "features.x": self._x(x, generator.random(n) < 0.05),
             "features.city": generator.choice(["a", "b", "c"], n),
             **self._predictions(generator, n),
         }
@@ -95,23 +98,28 @@ class Traffic:
             if self.task == "binary":
                 label = int((value[0] > 0.5) != flip)
             elif self.task == "multiclass":
-                label = CLASSES[int(np.argmin(value) if flip else np.argmax(value))]
+                label = self.classes[int(np.argmin(value) if flip else np.argmax(value))]
             found.append(LabelRecord(name, label, time_us, arrival=int(name.split("-")[0]) * HOUR + 5))
         return found
+
+    def _x(self, x: np.ndarray[Any, Any], is_null: np.ndarray[Any, Any]) -> pa.Array:
+        if self.is_text:
+            return pa.array(np.where(x > 0, "more", "less"), pa.string(), mask=is_null)
+        return pa.array(x, mask=is_null)
 
     def _predictions(self, generator: np.random.Generator, n: int) -> dict[str, Any]:
         if self.task == "binary":
             return {"prediction": generator.beta(2, 3, n)}
         if self.task == "regression":
             return {"prediction": generator.normal(100, 10, n)}
-        shares = generator.dirichlet([2, 2, 2], n)
-        return {f"prediction.{name}": shares[:, i] for i, name in enumerate(CLASSES)}
+        shares = generator.dirichlet([2] * len(self.classes), n)
+        return {f"prediction.{name}": shares[:, i] for i, name in enumerate(self.classes)}
 
 
-def encode(task: str) -> Callable[[Any], float]:
+def encode(task: str, classes: tuple[str, ...] = CLASSES) -> Callable[[Any], float]:
     encoder = {
         "binary": TargetEncoder("y", "binary", (0, 1)),
-        "multiclass": TargetEncoder("y", "multiclass", CLASSES),
+        "multiclass": TargetEncoder("y", "multiclass", classes),
         "regression": TargetEncoder("y", "regression"),
     }[task]
     return encoder.encode_value
@@ -179,7 +187,7 @@ def watch() -> Callable[..., Watch]:
 
 def fit_for(traffic: Traffic, rows: pa.Table, bins: Mapping[str, Bins]) -> Estimator | None:
     """What estimates performance without labels, fitted on rows of a traffic."""
-    labels = np.array([encode(traffic.task)(record.label) for record in traffic.labels(rows)])
+    labels = np.array([encode(traffic.task, traffic.classes)(record.label) for record in traffic.labels(rows)])
     windows = rows["event_time"].cast(pa.int64()).to_numpy() // HOUR
     kept = tuple(np.unique(windows).tolist())
     prediction = prediction_values(rows, traffic.task)
@@ -187,11 +195,11 @@ def fit_for(traffic: Traffic, rows: pa.Table, bins: Mapping[str, Bins]) -> Estim
         columns = {name: rows[f"features.{name}"] for name in bins}
         return fit_regression(columns, bins, prediction, labels, 100.0, windows, kept)
     fitted = fit_classification(traffic.task, prediction, labels, windows, kept)  # type: ignore[arg-type]
-    return None if fitted is None else replace(fitted, classes=CLASSES if traffic.task == "multiclass" else ())
+    return None if fitted is None else replace(fitted, classes=traffic.classes if traffic.task == "multiclass" else ())
 
 
 def _losses(traffic: Traffic, rows: pa.Table) -> tuple[int, float, float]:
-    labels = np.array([encode(traffic.task)(record.label) for record in traffic.labels(rows)])
+    labels = np.array([encode(traffic.task, traffic.classes)(record.label) for record in traffic.labels(rows)])
     found = bounded_loss(traffic.task, prediction_values(rows, traffic.task), labels, 100.0)  # type: ignore[arg-type]
     return len(found), float(found.sum()), float((found**2).sum())
 
@@ -224,6 +232,10 @@ class World:
     traffic: Traffic
     service: MonitorService
     routes: ModelRoutes
+    versions: Sequence[Traffic] = ()
+    """What each version answers."""
+    hashes: Sequence[str] = ()
+    """The configuration of each version."""
     sequence: int = 0
 
     def restart(self) -> MonitorService:
@@ -234,8 +246,33 @@ class World:
 
     def promote(self, version: int) -> None:
         bundle = self.bundles[version - 1]
-        routes = ModelRoutes(MODEL, 0, Arm(str(version), bundle.uri, bundle.hash), config_hash=self.routes.config_hash)
+        key = self.hashes[version - 1] if len(set(self.hashes)) > 1 else self.routes.config_hash
+        routes = ModelRoutes(MODEL, 0, Arm(str(version), bundle.uri, bundle.hash), config_hash=key)
         self.routes = commit_routes(self.ledger, routes, self.routes.version)
+
+    def redeploy(self, **sections: Mapping[str, Any]) -> None:
+        """Put another configuration in force, of the same champion."""
+        content = self.config.model_dump(mode="json")
+        for name, changed in sections.items():
+            content[name] = {**content[name], **changed}
+        key = f"changed-{self.routes.version}"
+        payload = {"config": content, "hash": key}
+        self.ledger.append(f"{MODEL}/config", "config.deployed", f"{MODEL}/config/{key}", payload)
+        self.routes = commit_routes(self.ledger, replace(self.routes, config_hash=key), self.routes.version)
+
+    def rows_of(self, version: int, window: int, **columns: Any) -> pa.Table:
+        """A window of what a version answers; its ids are its own."""
+        rows = self.versions[version - 1].window(window, version=str(version), **columns)
+        ids = [f"{name}-v{version}" for name in rows["prediction_id"].to_pylist()]
+        return rows.set_column(rows.column_names.index("prediction_id"), "prediction_id", pa.array(ids))
+
+    def answer(self, version: int, windows: Iterable[int], labelled: bool = True, **columns: Any) -> None:
+        """Let a version answer windows, with labels."""
+        for window in windows:
+            rows = self.log(self.rows_of(version, window, **columns))
+            self.hand_over(rows)
+            if labelled:
+                self.label(rows, traffic=self.versions[version - 1])
 
     def log(self, rows: pa.Table) -> pa.Table:
         """Write rows to the prediction log, as a replica does before it hands them over."""
@@ -256,10 +293,13 @@ class World:
         for window in windows:
             self.hand_over(self.log(self.traffic.window(window, **columns)))
 
-    def label(self, rows: pa.Table, **how: Any) -> None:
+    def label(self, rows: pa.Table, traffic: Traffic | None = None, **how: Any) -> None:
         """Write labels to the label log, then give them to the monitor."""
+        self.give((traffic or self.traffic).labels(rows, **how))
+
+    def give(self, records: Sequence[LabelRecord]) -> None:
+        """The same with labels of one's own."""
         self.sequence += 1
-        records = self.traffic.labels(rows, **how)
         lines = [
             json.dumps({"id": r.id, "label": r.label, "time": r.time, "arrival": r.arrival}) + "\n" for r in records
         ]
@@ -288,20 +328,13 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
         slices: Sequence[str] = (),
         store: str = "store",
         estimated: bool = True,
+        versions: Sequence[Mapping[str, Any]] = ({}, {}),
+        windows: Sequence[str] = ("1h", "1h"),
+        monitoring: Mapping[str, Any] | None = None,
         **over: Any,
     ) -> World:
         root = tmp_path / store
         root.mkdir()
-        traffic = Traffic()
-        past = traffic.windows(range(FIRST - NUM_REFERENCE, FIRST))
-        table = pa.table(
-            {
-                "time": past["event_time"],
-                "x": past["features.x"],
-                "city": past["features.city"],
-                "y": [record.label for record in traffic.labels(past)],
-            }
-        )
         content = {
             "name": MODEL,
             "store": {"root": str(root)},
@@ -313,42 +346,54 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
                 "contract": {"columns": dict(columns or {})},
             },
             "serving": {"log": {"redact": dict(redact or {})}},
-            "monitoring": MONITORING,
+            "monitoring": {**MONITORING, **(monitoring or {})},
             "rollout": {"guards": {"slices": list(slices)}},
             "retraining": {"cool_down": "12h", "window": "24h", "holdout": "2h", "min_rows": 50, **over},
         }
-        config = build_config(content, {})
+        configs, traffics = [], [Traffic(**version) for version in versions]
+        for traffic, window in zip(traffics, windows, strict=True):
+            configs.append(build_config(content, {"data.task": traffic.task, "monitoring.window": window}))
         files, ledger = Files(str(root)), Ledger(f"sqlite:///{root}/ledger.db")
-        bundles = [_save_bundle(files, config, table, past, seed, estimated) for seed in (1, 2)]
-        key = config_hash(config)
-        payload = {"config": config.model_dump(mode="json"), "hash": key}
-        ledger.append(f"{MODEL}/config", "config.deployed", f"{MODEL}/config/{key}", payload)
-        routes = ModelRoutes(MODEL, 0, Arm("1", bundles[0].uri, bundles[0].hash), config_hash=key)
+        bundles = [
+            _save_bundle(files, config, traffic, seed, estimated)
+            for seed, (config, traffic) in enumerate(zip(configs, traffics, strict=True), 1)
+        ]
+        for config in configs:
+            key = config_hash(config)
+            payload = {"config": config.model_dump(mode="json"), "hash": key}
+            ledger.append(f"{MODEL}/config", "config.deployed", f"{MODEL}/config/{key}", payload)
+        config, traffic, hashes = configs[0], traffics[0], [config_hash(config) for config in configs]
+        routes = ModelRoutes(MODEL, 0, Arm("1", bundles[0].uri, bundles[0].hash), config_hash=hashes[0])
         routes = commit_routes(ledger, routes, 0)
         jobs = FakeSubmitter()
         service = MonitorService(ledger, files, jobs)
         service.watch(MODEL)
-        return World(config, bundles, ledger, files, jobs, traffic, service, routes)
+        return World(config, bundles, ledger, files, jobs, traffic, service, routes, traffics, hashes)
 
     return make
 
 
-def _save_bundle(
-    files: Files, config: ProjectConfig, table: pa.Table, past: pa.Table, seed: int, estimated: bool = True
-) -> BundleRef:
+def _save_bundle(files: Files, config: ProjectConfig, traffic: Traffic, seed: int, estimated: bool = True) -> BundleRef:
     """A bundle with random weights, whose scores and losses are those of the traffic."""
+    past = traffic.windows(range(FIRST - NUM_REFERENCE, FIRST))
+    labels = [record.label for record in traffic.labels(past)]
+    inputs = {name: past[f"features.{name}"] for name in ("x", "city")}
+    table = pa.table({"time": past["event_time"], **inputs, "y": labels})
     features, profile, _ = fit_features_and_profile(table, config.data, config.monitoring)
-    scores = past["prediction"].to_numpy()
-    losses = (scores - table["y"].to_numpy()) ** 2
+    values = prediction_values(past, traffic.task)
+    encoder = TargetEncoder.fit(table, config.data)
+    losses = bounded_loss(traffic.task, values, [encoder.encode_value(label) for label in labels], 100.0)  # type: ignore[arg-type]
     event_us = past["event_time"].cast(pa.int64()).to_numpy()
+    scores = values if values.ndim == 1 else values.max(axis=1)
     profile = profile.with_scores(scores, event_us, losses, monitoring=config.monitoring)
     if estimated:
-        profile = replace(profile, estimator=fit_for(Traffic(), past, {}))
-    encoder = TargetEncoder.fit(table, config.data)
-    spec = ModelSpec("binary", len(features.numeric_names), features.categorical_sizes, 1)
+        bins = {name: column.bins for name, column in profile.columns.items()} if traffic.task == "regression" else {}
+        profile = replace(profile, estimator=fit_for(traffic, past, bins))
+    num_outputs = len(traffic.classes) if traffic.task == "multiclass" else 1
+    spec = ModelSpec(traffic.task, len(features.numeric_names), features.categorical_sizes, num_outputs)  # type: ignore[arg-type]
     params = {"hidden": 4, "members": 1, "depth": 1}
     factory = "ray_mlops.training.models:tabular"
     torch.manual_seed(seed)
-    manifest = Manifest(MODEL, "binary", "y", encoder.classes, factory, params, spec)
+    manifest = Manifest(MODEL, traffic.task, "y", encoder.classes, factory, params, spec)  # type: ignore[arg-type]
     bundle = ModelBundle(manifest, features, build_model(factory, spec, params), profile, None)  # type: ignore[arg-type]
     return bundle.with_parity(table.slice(0, 32)).save(files)

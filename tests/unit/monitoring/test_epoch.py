@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_mlops.errors import ModelNotFoundError
+from ray_mlops.errors import ModelNotFoundError, MonitoringError
 from ray_mlops.ledger import Ledger
 from ray_mlops.monitoring.epoch import begin_epoch
 from ray_mlops.monitoring.handover import LATENCY, SCORE, build_handover, count_columns
@@ -198,3 +198,37 @@ def test_labelled_rows_tell_the_columns_that_define_slices_also_after_a_restart(
     assert "features.x" not in told.column_names
     again = world.restart().labelled(MODEL, FIRST - 1)
     assert again["features.city"].to_pylist() == told["features.city"].to_pylist()
+
+
+def test_configuration_with_other_strata_leaves_the_epoch_as_it_began_also_after_a_restart(make_world: Any) -> None:
+    world = make_world()
+    times = {LATENCY: [200] * 40}
+    world.serve(range(FIRST, FIRST + 5), **times)
+    world.redeploy(monitoring={"strata": "hour_of_day"})
+    world.serve([FIRST + 5], **times)
+    before = world.service.view(MODEL)
+    after = world.restart().view(MODEL)
+    assert after["latency"] == before["latency"]
+    assert after["drift"] == before["drift"]
+
+
+def test_column_that_is_redacted_from_now_on_is_watched_no_more_after_a_restart(make_world: Any) -> None:
+    world = make_world()
+    world.serve(range(FIRST, FIRST + 5))
+    world.redeploy(serving={"log": {"redact": {"x": "drop"}}})
+    world.restart()
+    for window in range(FIRST + 5, FIRST + 8):
+        world.hand_over(world.log(world.traffic.window(window).drop_columns(["features.x"])))
+    view = world.service.view(MODEL)
+    assert set(view["drift"]["features"]) == {"city", SCORE}
+    assert (view["closed_window"], view["breaches"]) == (FIRST + 6, [])
+
+
+def test_state_that_does_not_fit_is_named_with_a_remedy(make_world: Any) -> None:
+    world = make_world()
+    world.serve(range(FIRST, FIRST + 3))
+    content = json.loads(world.files.read(f"checkpoints/monitor/{MODEL}.json"))
+    del content["dataset"]["columns"]["x"]["monitor"]["joined"]
+    with pytest.raises(MonitoringError, match=r"checkpoints/monitor/m\.json: .*does not fit.*delete") as caught:
+        begin(world, content)
+    assert "joined" in str(caught.value)

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_mlops.monitoring.handover import LATENCY, Reference, build_handover, count_columns
+from ray_mlops.monitoring.handover import LATENCY, build_handover, count_columns
 from ray_mlops.monitoring.latency import LATENCY_BINS
 from ray_mlops.statistics.bins import NumericBins
-from ray_mlops.statistics.embeddings import EmbeddingProjection
 from ray_mlops.statistics.table import TableCounts
 
 FIRST, NUM_REFERENCE = 1000, 30
@@ -101,24 +100,6 @@ def test_history_is_stored_and_counts_no_window_twice_after_a_restart(make_world
     assert world.service.past("m", 0, FIRST * HOUR) is None
 
 
-def test_vectors_are_counted_as_norm_and_directions() -> None:
-    generator = np.random.default_rng(0)
-    vectors = generator.normal(size=(100, 4))
-    projection = EmbeddingProjection("v", 4)
-    bins = {name: NumericBins.from_sample(values) for name, values in projection.apply(vectors).items()}
-    reference = Reference("r", bins, HOUR, embeddings=(projection,))
-    rows = pa.table(
-        {
-            "prediction_id": [str(k) for k in range(100)],
-            "event_time": pa.array(np.arange(100)).cast(pa.timestamp("us", "UTC")),
-            "features.v": pa.array([*vectors[:99].tolist(), None], pa.list_(pa.float64())),
-        }
-    )
-    counts = build_handover("m", "r", 1, rows, reference).counts[0]
-    assert len(counts) == 17
-    assert all(column.n == 100 and column.nulls == 1 for column in counts.values())
-
-
 def test_empty_flush_counts_nothing() -> None:
     rows = pa.table({"features.x": pa.array([], pa.float64()), "version": pa.array([], pa.string())})
     rows = rows.append_column("pinned", pa.array([], pa.bool_()))
@@ -127,3 +108,52 @@ def test_empty_flush_counts_nothing() -> None:
     assert isinstance(counted, TableCounts)
     assert counted["x"].n == 0
     assert np.isnan(counted["x"].null_ratio)
+
+
+def test_flush_that_holds_an_id_twice_counts_the_first_and_its_label_joins(watch: Callable[..., Any]) -> None:
+    once, twice = watch(), watch()
+    rows = once.traffic.window(FIRST)
+    again = rows.slice(0, 5).set_column(rows.column_names.index("features.x"), "features.x", pa.array([99.0] * 5))
+    once.send(rows)
+    assert twice.send(pa.concat_tables([rows, again])).accepted
+    for each in (once, twice):
+        each.monitor.add_labels(each.traffic.labels(rows))
+        each.run(range(FIRST + 1, FIRST + 4))
+    ours, theirs = twice.monitor.view(), once.monitor.view()
+    assert ours["performance"] == theirs["performance"]
+    assert (ours["rows"], ours["labels"]) == (theirs["rows"], theirs["labels"])
+    assert twice.monitor.dataset.to_json() == once.monitor.dataset.to_json()
+
+
+def test_windows_that_closed_after_the_history_was_stored_are_in_it_again_after_a_restart(
+    make_world: Callable[..., Any],
+) -> None:
+    world = make_world(windows=("10m", "10m"))
+    world.serve(range(FIRST, FIRST + 3))
+    rows = world.traffic.window(FIRST + 3)
+    thirds = (FIRST + 3) * HOUR + HOUR // 3 * np.array([1, 2])
+    cuts = np.searchsorted(rows["event_time"].cast(pa.int64()).to_numpy(), thirds)
+    early, rest = rows.slice(0, cuts[1]), rows.slice(cuts[1])
+    world.hand_over(world.log(early.slice(5)))
+    world.hand_over(world.log(early.slice(0, 5)))  # late
+    before = world.service.history("m")
+    span = (FIRST * HOUR, (FIRST + 4) * HOUR)
+    counted = world.service.past("m", *span).counts["x"].counts.tolist()
+    for _ in range(2):
+        assert world.restart().history("m") == before
+        assert world.service.past("m", *span).counts["x"].counts.tolist() == counted
+    world.hand_over(world.log(rest))
+    world.serve([FIRST + 4])
+    assert world.service.past("m", *span).counts["x"].n == 160
+    assert world.service.view("m")["late_rows"] == 5
+
+
+def test_late_rows_of_a_window_that_closed_empty_count_once_after_a_restart(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    world.serve([FIRST, FIRST + 3])
+    world.serve([FIRST + 1])
+    before = world.service.history("m")
+    assert [line["rows"] for line in before] == [40, 40]
+    world.serve([FIRST + 4])
+    before = world.service.history("m")
+    assert world.restart().history("m") == before

@@ -140,3 +140,17 @@ def test_line_says_mean_nulls_and_distance() -> None:
     assert (column["mean"], column["null_ratio"]) == (0.5, 0.25)
     assert column["total_variation"] == pytest.approx(2 / 3, abs=1e-4)
     assert line["rows"] == 4
+
+
+def test_newest_slots_are_the_last_of_all_and_no_other_line_is_made() -> None:
+    made = history(HOUR_US, windows=20, hours=10, days=5)
+    for window in range(60):
+        made.close(window, counted(window))
+    made.begin("b", {})
+    for window in range(60, 63):
+        made.close(window, counted(window))
+    newest = made.slots(5)
+    assert len(made._shown) == 3
+    assert newest == made.slots()[-5:]
+    assert made.slots(1000) == made.slots()
+    assert made.slots(0) == []

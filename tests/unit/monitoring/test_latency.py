@@ -62,3 +62,12 @@ def test_time_of_the_champions_own_answers_is_counted() -> None:
     counted = count_columns(rows, {LATENCY: LATENCY_BINS}, "1")
     assert counted[LATENCY].n == 1
     assert counted[LATENCY].total == 100.0
+
+
+def test_window_whose_times_are_all_missing_is_shown_without_numbers() -> None:
+    watch = LatencyWatch(CONFIG)
+    watch.update(0, ColumnCounts.of(LATENCY_BINS, [None] * 200))
+    view = watch.view()
+    assert view is not None
+    json.dumps(view, allow_nan=False)
+    assert (view["mean_us"], view["p50_us"], view["p99_us"]) == (None, None, None)

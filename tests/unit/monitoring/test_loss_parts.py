@@ -137,6 +137,8 @@ def test_restored_parts_go_on_to_the_bit():
         two.monitor.restore(content)
     assert two.monitor.view() == one.monitor.view()
     assert two.monitor.to_json() == one.monitor.to_json()
+    two.monitor.restore(content)  # as a drill goes back to a state of its own
+    assert two.monitor.to_json() == content
 
 
 def test_one_reference_window_is_bet_on_without_assumptions():

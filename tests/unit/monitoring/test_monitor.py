@@ -381,7 +381,7 @@ def test_estimate_is_the_same_however_rows_are_flushed_and_after_a_restart(watch
             parts.send(rows.slice(start, 7))
             parts.close()
     again = parts.make()
-    again.restore(json.loads(json.dumps(parts.monitor.checkpoint())), pa.concat_tables(log), [])
+    again.restore(json.loads(json.dumps(parts.monitor.checkpoint())), log, [])
     shown = [each.view()["unlabelled"] for each in (whole.monitor, parts.monitor, again)]
     for one, two, three in zip(*shown, strict=True):
         for name, band in one["estimated"]["metrics"].items():
@@ -411,7 +411,7 @@ def test_checkpoint_of_an_older_release_is_read(watch: Any) -> None:
     content["performance"] = [[FIRST, {"rows": 40, "labelled": 0, "loss": None, "log_loss": None, "judged": False}]]
     del content["dataset"]["loss_parts"]
     again = watched.make()
-    again.restore(content, None, [])
+    again.restore(content, [], [])
     again.dataset.restore(content["dataset"])
     assert again.view()["closed_window"] == watched.monitor.closed_window
 
@@ -496,6 +496,28 @@ def test_labelled_rows_are_those_of_matured_windows(watch: Any) -> None:
     assert watch().monitor.labelled(0).num_rows == 0
 
 
+def test_window_that_cannot_be_judged_is_left_as_it_was_and_closes_when_it_can(
+    watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, shaken = watch(), watch()
+    for each in (calm, shaken):
+        each.run([FIRST, FIRST + 1])
+        each.monitor.add_labels(each.traffic.labels(each.traffic.windows([FIRST, FIRST + 1])))
+        each.send(each.traffic.window(FIRST + 2))
+    for each in (calm, shaken):
+        each.send(each.traffic.window(FIRST + 3))
+        if each is shaken:
+            with monkeypatch.context() as patched:
+                patched.setattr("ray_mlops.monitoring.monitor.mean_losses", lambda *_: 1 / 0)
+                for _ in range(2):
+                    with pytest.raises(ZeroDivisionError):
+                        each.close()
+        each.close()
+    assert plain(shaken.monitor.reports()) == plain(calm.monitor.reports())
+    assert shaken.monitor.dataset.to_json() == calm.monitor.dataset.to_json()
+    assert shaken.monitor.dataset.breaches() == ()
+
+
 # -- restarts -----------------------------------------------------------------------------------------
 
 
@@ -524,7 +546,7 @@ def story(watched: Any, killed_after: int | None) -> Any:
             if window == killed_after and number == 0:
                 content = None if stored is None else json.loads(stored)
                 watched.monitor = watched.make()
-                watched.monitor.restore(content, pa.concat_tables(log), labels)
+                watched.monitor.restore(content, log, labels)
                 if content is not None:
                     watched.monitor.dataset.restore(content["dataset"])
     return watched.monitor
@@ -551,7 +573,7 @@ def test_checkpoint_restored_twice_is_the_same_checkpoint(watch: Any) -> None:
         watched.close()
     content = json.loads(json.dumps(watched.monitor.checkpoint()))
     again = watched.make()
-    again.restore(content, pa.concat_tables(log), [])
+    again.restore(content, log, [])
     again.dataset.restore(content["dataset"])
     assert json.loads(json.dumps(again.checkpoint())) == content
 
@@ -564,7 +586,7 @@ def test_rows_that_came_late_after_the_checkpoint_are_counted_as_late_after_a_re
     late = late.set_column(0, "prediction_id", pa.array([f"{FIRST}-late{i}" for i in range(40)]))
     log = pa.concat_tables([watched.traffic.windows([FIRST, FIRST + 1]), late])
     again = watched.make()
-    again.restore(content, log, [])
+    again.restore(content, [log], [])
     assert (again.view()["late_rows"], again.view()["rows"]) == (40, 120)
     assert again.closed_window == FIRST
 
@@ -574,7 +596,7 @@ def test_restart_without_the_log_still_knows_the_watermark_and_the_totals(watch:
     watched.run([FIRST, FIRST + 1])
     content = json.loads(json.dumps(watched.monitor.checkpoint()))
     again = watched.make()
-    again.restore(content, None, [])
+    again.restore(content, [], [])
     assert again.watermark_us == watched.monitor.watermark_us
     assert again.view()["rows"] == 80
 
@@ -587,7 +609,7 @@ def test_quarantined_rows_stay_out_after_a_restart_and_are_counted_once(watch: A
     content = json.loads(json.dumps(watched.monitor.checkpoint()))
     log = pa.concat_tables([watched.traffic.windows([FIRST, FIRST + 1]), future])
     watched.monitor = watched.make()
-    watched.monitor.restore(content, log, [])
+    watched.monitor.restore(content, [log], [])
     assert watched.monitor.view()["quarantined_rows"] == 40
     assert not watched.monitor.due()
     assert watched.send(future).accepted
@@ -609,7 +631,7 @@ def test_labels_that_outlived_their_predictions_are_not_called_unknown_after_a_r
             if killed and window == FIRST + 10:
                 content = json.loads(json.dumps(watched.monitor.checkpoint()))
                 watched.monitor = watched.make()
-                watched.monitor.restore(content, pa.concat_tables(log), labels)
+                watched.monitor.restore(content, log, labels)
         return dict(watched.monitor.view()["labels"])
 
     assert run(killed=True) == run(killed=False)
@@ -624,7 +646,7 @@ def test_early_label_still_waits_after_a_restart(watch: Any) -> None:
     watched.monitor.add_labels(labels)
     content = json.loads(json.dumps(watched.monitor.checkpoint()))
     watched.monitor = watched.make()
-    watched.monitor.restore(content, watched.traffic.windows([FIRST, FIRST + 1]), labels)
+    watched.monitor.restore(content, [watched.traffic.windows([FIRST, FIRST + 1])], labels)
     watched.send(rows)
     watched.run(range(FIRST + 3, FIRST + 6))
     assert watched.monitor.labelled_rows()[FIRST + 2] == 40

@@ -331,6 +331,23 @@ def test_reminders_survive_a_restart_and_missed_ones_are_not_made_up_for(desk: D
     assert desk.transport.ids == [key, f"{key}/reminder/4"]
 
 
+def test_reminder_whose_words_fail_is_told_plainly_and_holds_up_nobody(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remind(desk)
+    key = breach(desk)
+    follower = desk.follower()
+    run(follower)
+    monkeypatch.setattr("ray_mlops.monitoring.notices.follower.render_reminder", raises(KeyError("window")))
+    desk.now += DAY
+    run(follower)
+    assert desk.transport.ids[0] == key
+    assert "text could not be made" in desk.transport.sent[1].text
+    later = desk.record()
+    run(follower)
+    assert desk.transport.ids[-1] == later
+
+
 def test_acknowledged_breach_is_not_reminded_of(desk: Desk) -> None:
     remind(desk)
     breach(desk)

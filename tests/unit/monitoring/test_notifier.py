@@ -125,6 +125,26 @@ def test_target_is_taken_up_when_a_configuration_is_deployed_and_forgotten_when_
     assert office.queue("first").qsize() <= 1  # it may have seen the deployment
 
 
+def test_configuration_that_cannot_be_read_leaves_all_targets_as_they_were(office: Office) -> None:
+    office.deploy("first")
+    office.open().start()
+    office.approve("a1")
+    assert office.approvals_at("first") == ["a1"]
+    payload = {"config": {"name": "m", "data": "of another age"}, "hash": "odd"}
+    office.ledger.append("m/config", "config.deployed", "m/config/odd", payload, time=0.0)
+    wanted = ModelRoutes.from_json({**office.routes.to_json(), "config_hash": "odd"})
+    commit_routes(office.ledger, wanted, expect_version=office.ledger.last_version("m/routes"))
+    for model in ("n", "m"):
+        odd = ModelRoutes.from_json({**wanted.to_json(), "model": model, "version": 0})
+        office.ledger.append(f"{model}/config", "config.deployed", f"{model}/config/odd", payload, time=0.0)
+        commit_routes(office.ledger, odd, expect_version=office.ledger.last_version(f"{model}/routes"))
+    office.approve("a2")
+    assert office.approvals_at("first") == ["a2"]
+    office.open_again()
+    wait_until(lambda: office.notifier is not None and office.notifier._configs == {})
+    assert stored_targets(office.files) == [("m", "first")]
+
+
 def test_target_that_left_while_nobody_was_there_begins_anew(office: Office) -> None:
     save_state(office.files, TargetState("m", "old", 0, 0.0))
     office.deploy("first")

@@ -485,3 +485,16 @@ def test_log_that_is_not_to_be_compacted_is_left_alone(make_world: Any) -> None:
     serving = epoch.config.serving.model_copy(update={"log": log})
     epoch.config = epoch.config.model_copy(update={"serving": serving})
     assert world.service.days_to_compact() == {}
+
+
+def test_model_whose_clock_was_wrong_by_millennia_stops_the_compaction_of_no_other(make_world: Any) -> None:
+    world = make_world(enabled=False, monitoring={"max_ahead": None})
+    rows = world.traffic.window(FIRST)
+    for years in (8100, 8101):
+        times = pa.array(rows["event_time"].cast(pa.int64()).to_numpy() + years * 366 * 24 * HOUR)
+        place = rows.column_names.index("event_time")
+        there = rows.set_column(place, "event_time", times.cast(pa.timestamp("us", "UTC")))
+        ids = pa.array([f"{years}-{i}" for i in range(40)])
+        world.hand_over(there.set_column(0, "prediction_id", ids))
+    assert world.service.closed_window(MODEL) > 70_000_000
+    assert world.service.days_to_compact() == {}
