@@ -31,7 +31,11 @@ SENT, BUFFER = 60, 20
 @pytest.fixture
 def store(ray_cluster: str, tmp_path: Path) -> Iterator[StoreConfig]:
     store = StoreConfig(root=str(tmp_path / "store"))
-    files, ledger, config = Files(store.root_uri), Ledger.open(store), make_config(store)
+    files, ledger, config = (
+        Files(store.root_uri),
+        Ledger.open(store),
+        make_config(store, {"candidate_timeout_s": 2.0}, {}),
+    )
     bundle = save_bundle(files, config, 1)
     key = config_hash(config)
     payload = {"config": config.model_dump(mode="json"), "hash": key}
