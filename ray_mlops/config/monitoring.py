@@ -40,6 +40,9 @@ class LabelsConfig(Section):
     """Event time after which a prediction without a label is given up, and an unmatched label is `unknown`."""
     min_coverage: float = Field(0.5, ge=0, le=1)
     """Matured cohorts with a smaller share of labels are shown but not judged."""
+    correct_delay: bool = True
+    """Where the labels of one class take longer than those of another, weigh those that have come by how many of
+    their class are still missing (classification)."""
 
 
 class EstimationConfig(Section):

@@ -5,7 +5,7 @@ that: those of the version's own snapshot, and those logged since, counted on th
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +17,7 @@ from ray_mlops.config import MonitoringConfig, ProjectConfig
 from ray_mlops.data.reference import ReferenceProfile
 from ray_mlops.errors import ModelNotFoundError, MonitoringError, RayMLOpsError
 from ray_mlops.ledger import Ledger, current_routes, deployed_config
+from ray_mlops.monitoring.breakdown import Slicing
 from ray_mlops.monitoring.channels import DatasetMonitor
 from ray_mlops.monitoring.feature import FeatureReference
 from ray_mlops.monitoring.frozen import FrozenReference
@@ -32,10 +33,14 @@ from ray_mlops.serving.label_log import read_labels
 from ray_mlops.serving.loaded import trusted_modules
 from ray_mlops.serving.prediction_log.files import read_parts
 from ray_mlops.serving.protocol import LabelRecord
+from ray_mlops.serving.slicing import SliceColumn, freeze_slices
 from ray_mlops.statistics.bins import Bins, ColumnCounts
 from ray_mlops.statistics.estimators import Estimator
 from ray_mlops.statistics.table import TableBins, TableCounts
 from ray_mlops.training.bundle import ModelBundle
+
+_MOST_VALUES = 20
+"""Categories of a column whose performance is shown one by one."""
 
 
 @dataclass(slots=True)
@@ -121,6 +126,7 @@ def _begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[s
     dataset = build_channels(
         profile, frozen.windows, declared_null_limits(config), frozen.monitoring, max_violation_ratio=ratio
     )
+    slicing = _slicing(champion["bundle"], config)
     max_ahead = config.monitoring.max_ahead
     reference = Reference(
         reference_id,
@@ -130,10 +136,10 @@ def _begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[s
         version,
         None if max_ahead is None else max_ahead // timedelta(microseconds=1),
         profile.joint.projections,
-        tuple(config.rollout.guards.slices),
+        tuple(dict.fromkeys([*config.rollout.guards.slices, *slicing.columns])),
         estimator=profile.estimator,
     )
-    watched = _watched(model, version, routes["config_hash"], bundle, start)
+    watched = _watched(model, version, routes["config_hash"], bundle, start, slicing)
     monitor = ModelMonitor(watched, reference, dataset, config.monitoring, LatencyWatch(frozen.monitoring))
     if files.exists(_history_path(model)):
         monitor.history.restore(files.read(_history_path(model)))
@@ -309,7 +315,21 @@ def _logged(
     return read_parts(files, model, days), labels
 
 
-def _watched(model: str, version: str, config_hash: str, bundle: ModelBundle, start: int | None) -> Watched:
+def _slicing(bundle: str, config: ProjectConfig) -> Slicing:
+    """The slices and groups of the gate, cut as the champion's reference was; a rollout's are cut like that, too."""
+    hidden, most = config.serving.log.redact, min(config.evaluation.max_slices, _MOST_VALUES)
+
+    def cut(names: Sequence[str]) -> tuple[SliceColumn, ...]:
+        found = freeze_slices(bundle, names, most)
+        problem = "serving.log.redact leaves it out of the log"
+        return tuple(SliceColumn(column.name, problem=problem) if column.name in hidden else column for column in found)
+
+    return Slicing(cut(config.evaluation.slices), cut(config.evaluation.fairness.groups))
+
+
+def _watched(
+    model: str, version: str, config_hash: str, bundle: ModelBundle, start: int | None, slicing: Slicing
+) -> Watched:
     encoder = bundle.encoder
     return Watched(
         model=model,
@@ -321,6 +341,7 @@ def _watched(model: str, version: str, config_hash: str, bundle: ModelBundle, st
         encode=encoder.encode_value,
         start_window=start,
         threshold=bundle.threshold,
+        slicing=slicing,
     )
 
 

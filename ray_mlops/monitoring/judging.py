@@ -9,11 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_mlops.evaluation.metrics import compute_metrics
+from ray_mlops.monitoring.breakdown import NO_SLICING, Breakdown, Slicing, break_down
 from ray_mlops.monitoring.estimation import estimate_rows, predictions_of
 from ray_mlops.monitoring.handover import own_rows
+from ray_mlops.monitoring.label_delays import Weighting, class_weights, effective
 from ray_mlops.monitoring.labels import finite_rows, prediction_values
 from ray_mlops.monitoring.loss_channel import LossWindow
 from ray_mlops.statistics.bins import FloatArray
+from ray_mlops.statistics.delays import DelayCurves
 from ray_mlops.statistics.estimators import LOG_EPSILON, Estimator
 from ray_mlops.statistics.gap import GapSums
 from ray_mlops.statistics.losses import Task, bounded_loss, log_loss_rows
@@ -24,6 +27,8 @@ _METRICS: dict[Task, tuple[str, ...]] = {
     "regression": ("mae", "rmse"),
 }
 """Realised metrics of a window, besides the bounded loss and the log-loss."""
+_WEIGHT = "label_weight"
+"""How a labelled row counts, where the labels of some classes come later than others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,13 @@ class Watched:
     """First window that is tested; None means the first that is seen."""
     threshold: float = 0.5
     """Probability from which a row counts as positive (binary)."""
+    slicing: Slicing = NO_SLICING
+    """By what realised metrics are broken down."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many labels are told apart; 1 for a regression."""
+        return {"regression": 1, "binary": 2}.get(self.task, len(self.classes))
 
     def is_tested(self, window: int) -> bool:
         """Whether a window belongs to this epoch."""
@@ -58,10 +70,37 @@ class Realised:
     gap: GapSums | None = None
 
 
+def weigh(watched: Watched, rows: pa.Table, curves: DelayCurves | None, now_us: int) -> tuple[pa.Table, Weighting]:
+    """Say how each labelled row of a window counts; see ``class_weights``.
+
+    Args:
+        watched: The version.
+        rows: Rows of one window, with ``label`` (NaN without one).
+        curves: How long labels take; None weighs nothing.
+        now_us: Event time that has been reached.
+
+    Returns:
+        The rows, with one more column where they are weighted.
+    """
+    target = rows["label"].to_numpy()
+    known = ~np.isnan(target)
+    ages_s = (now_us - rows["event_time"].cast(pa.int64()).to_numpy()[known]) / 1e6
+    codes = target[known].astype(np.int64) if watched.num_classes > 1 else np.zeros(len(ages_s), np.int64)
+    found = class_weights(curves, ages_s, codes)
+    if found.weights is None:
+        return rows, found
+    weights = np.ones(len(target))
+    weights[known] = found.weights
+    return rows.append_column(_WEIGHT, pa.array(weights)), found
+
+
 def own_losses(watched: Watched, labelled: pa.Table) -> LossWindow:
     """Losses of the rows that the version itself answered in the ordinary way: what is judged."""
-    losses = _losses(watched, own_rows(labelled, watched.version))
-    return len(losses), float(losses.sum()), float((losses**2).sum())
+    own = own_rows(labelled, watched.version)
+    losses, weights = _losses(watched, own), _effective(own)
+    if weights is None:
+        return len(losses), float(losses.sum()), float((losses**2).sum())
+    return float(weights.sum()), float(weights @ losses), float(weights @ losses**2)
 
 
 def mean_losses(watched: Watched, labelled: pa.Table) -> tuple[float | None, float | None]:
@@ -73,12 +112,15 @@ def mean_losses(watched: Watched, labelled: pa.Table) -> tuple[float | None, flo
     answered = _champions_rows(labelled)
     if answered.num_rows == 0:
         return None, None
-    loss = float(_losses(watched, answered).mean())
+    weights = _effective(answered)
+    loss = float(np.average(_losses(watched, answered), weights=weights))
     if watched.task == "regression":
         return loss, None
     rows = log_loss_rows(_predictions(watched, answered), answered["label"].to_numpy(), epsilon=LOG_EPSILON)
-    known = rows[np.isfinite(rows)]
-    return loss, float(known.mean()) if len(known) else None
+    known = np.isfinite(rows)
+    if not known.any():
+        return loss, None
+    return loss, float(np.average(rows[known], weights=None if weights is None else weights[known]))
 
 
 def reconcile(watched: Watched, labelled: pa.Table, estimator: Estimator | None) -> Realised:
@@ -94,27 +136,53 @@ def reconcile(watched: Watched, labelled: pa.Table, estimator: Estimator | None)
         own = own.filter(pa.array(finite_rows(_predictions(watched, own))))
     if own.num_rows == 0:
         return Realised()
-    prediction, target = _predictions(watched, own), own["label"].to_numpy()
-    metrics = _measure(watched, prediction, target)
+    prediction, target, weights = _predictions(watched, own), own["label"].to_numpy(), _effective(own)
+    metrics = _measure(watched, prediction, target, weights)
     if estimator is None:
         return Realised(metrics)
     rows, kept = estimate_rows(own, estimator)
     if not kept.any():
         return Realised(metrics)
     shown, truth = predictions_of(own, estimator)[kept], target[kept]
-    gap = estimator.gap(rows, bounded_loss(watched.task, shown, truth, watched.loss_scale), shown, truth)
+    losses = bounded_loss(watched.task, shown, truth, watched.loss_scale)
+    gap = estimator.gap(rows, losses, shown, truth, None if weights is None else effective(weights[kept]))
+    if weights is not None:  # what is expected of rows that count alike is no measure of these
+        return Realised(metrics, {}, gap)
     total = rows.total(estimator.fitted_rows, estimator.auc_cells)
     expected = {name: found.value for name, found in total.metrics().items() if name in metrics}
     return Realised(metrics, expected if kept.all() else {}, gap)
 
 
-def _measure(watched: Watched, prediction: FloatArray, target: FloatArray) -> dict[str, float]:
-    found = compute_metrics(watched.task, prediction, target, threshold=watched.threshold)
+def break_down_rows(watched: Watched, rows: pa.Table) -> Breakdown:
+    """Realised performance of a window's rows, with and without labels, by arm, version, slice and group."""
+    weights = rows[_WEIGHT].to_numpy() if _WEIGHT in rows.column_names else np.ones(rows.num_rows)
+    return break_down(
+        rows,
+        _predictions(watched, rows),
+        weights,
+        watched.task,
+        watched.slicing,
+        loss_scale=watched.loss_scale,
+        threshold=watched.threshold,
+    )
+
+
+def _measure(
+    watched: Watched, prediction: FloatArray, target: FloatArray, weights: FloatArray | None
+) -> dict[str, float]:
+    found = compute_metrics(watched.task, prediction, target, weights, threshold=watched.threshold)
     metrics = {name: found[name] for name in _METRICS[watched.task] if np.isfinite(found[name])}
-    metrics["bounded_loss"] = float(bounded_loss(watched.task, prediction, target, watched.loss_scale).mean())
+    losses = bounded_loss(watched.task, prediction, target, watched.loss_scale)
+    metrics["bounded_loss"] = float(np.average(losses, weights=weights))
     if watched.task != "regression":
-        metrics["log_loss"] = float(log_loss_rows(prediction, target, epsilon=LOG_EPSILON).mean())
+        log_losses = log_loss_rows(prediction, target, epsilon=LOG_EPSILON)
+        metrics["log_loss"] = float(np.average(log_losses, weights=weights))
     return metrics
+
+
+def _effective(rows: pa.Table) -> FloatArray | None:
+    """How rows count; None where each counts once."""
+    return effective(rows[_WEIGHT].to_numpy()) if _WEIGHT in rows.column_names else None
 
 
 def _champions_rows(rows: pa.Table) -> pa.Table:

@@ -11,8 +11,8 @@ from ray_mlops.statistics.accumulate import combine
 from ray_mlops.statistics.betting import BetAboveMean
 from ray_mlops.statistics.windows import NormalScores, restart_log_e, t_log_e
 
-LossWindow = tuple[int, float, float]
-"""Rows, sum of losses in [0, 1], sum of their squares."""
+LossWindow = tuple[float, float, float]
+"""Rows, sum of losses in [0, 1], sum of their squares; of weighted rows, as many as carry the same information."""
 
 _MIN_WINDOWS = 8
 """With fewer reference windows only the distribution-free bet acts."""

@@ -7,7 +7,7 @@ reports whenever they arrive. ``restore`` rebuilds it from a checkpoint and the 
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_mlops.config import MonitoringConfig
+from ray_mlops.monitoring.breakdown import Breakdown, total
 from ray_mlops.monitoring.channels import DatasetMonitor, WindowVerdict
 from ray_mlops.monitoring.estimation import Calibration, decide_estimate, estimate_to_json, with_expectations
 from ray_mlops.monitoring.handover import (
@@ -31,12 +32,14 @@ from ray_mlops.monitoring.handover import (
     without_rows_ahead,
 )
 from ray_mlops.monitoring.history import History
-from ray_mlops.monitoring.judging import Watched, mean_losses, own_losses, reconcile
+from ray_mlops.monitoring.judging import Watched, break_down_rows, mean_losses, own_losses, reconcile, weigh
+from ray_mlops.monitoring.label_delays import describe_curves
 from ray_mlops.monitoring.labels import KEY_COLUMNS, LabelJoin
 from ray_mlops.monitoring.latency import LatencyWatch
 from ray_mlops.monitoring.loss_channel import LossWindow
 from ray_mlops.monitoring.monitor_state import HISTORY, MonitorState, Performance, WindowReport, iso_time
 from ray_mlops.serving.protocol import LabelRecord
+from ray_mlops.statistics.delays import DelayCurves, fit_delays
 from ray_mlops.statistics.expected import Expected
 from ray_mlops.statistics.gap import GapSums
 from ray_mlops.statistics.table import TableCounts
@@ -50,6 +53,8 @@ _QUIET_WINDOWS = HISTORY
 a clock that was wrong by centuries would take hours."""
 _SHOWN_SLOTS = 200
 """Newest slots of the history in ``view``; ``history`` has them all."""
+_SHOWN_BREAKDOWNS = 7
+"""Newest windows whose performance is shown by arm, version, slice and group one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,8 @@ class _Judged:
     loss: LossWindow | None = None
     """For the loss channel; None where coverage is too small."""
     gap: GapSums | None = None
+    breakdown: Breakdown | None = None
+    """None without rows."""
 
 
 class ModelMonitor:
@@ -87,7 +94,7 @@ class ModelMonitor:
         self.config = config
         self._delay_us, self._horizon_us = _us(config.labels.delay), _us(config.labels.horizon)
         self._max_ahead_us = None if config.max_ahead is None else _us(config.max_ahead)
-        self.join = LabelJoin(watched.encode, reference.window_us, self._horizon_us)
+        self.join = LabelJoin(watched.encode, reference.window_us, self._horizon_us, watched.num_classes)
         self.latency = latency or LatencyWatch(config)
         self.history = History(reference.window_us, config.history)
         self.history.begin(reference.id, dataset.reference_counts())
@@ -191,18 +198,22 @@ class ModelMonitor:
         if window is None or not self.due():
             return None
         before, newest = self._mature_between(window)
-        matured = {index: self._judge(index) for index in self._maturing(before, newest)}  # first: it changes nothing
+        now_us = (window + 1) * self.reference.window_us
+        curves = self._curves(now_us)
+        matured = {index: self._judge(index, curves, now_us) for index in self._maturing(before, newest)}
+        revised = {index: self._judge(index, curves, now_us) for index in self.join.touched(before)}
+        self.join.take_touched(newest, now_us)  # from here on things change
         counts = self._open.pop(window, None)
         self.history.close(window, counts)
         verdict = self._test_inputs(window, counts, self._violations.pop(window, Counter()))
         self._mature(matured)
+        self._revise(revised)
         self._state.matured, self._state.closed = newest, window
         self._state.settle()
-        expired_us = (window + 1) * self.reference.window_us
-        self.join.expire(expired_us)
+        self.join.expire(now_us)
         report = self._report(window, verdict, tuple(matured))
         self._remember(report)
-        self._state.forget((expired_us - self._horizon_us) // self.reference.window_us)
+        self._state.forget((now_us - self._horizon_us) // self.reference.window_us)
         return report
 
     def _remember(self, report: WindowReport) -> None:
@@ -235,27 +246,57 @@ class ModelMonitor:
         ends = range(max(before + 1, newest + 1 - _QUIET_WINDOWS), newest + 1)
         return sorted({*ends, *(index for index in self._state.rows if before < index <= newest)})
 
-    def _judge(self, window: int) -> "_Judged":
-        """What labels say of one window; nothing is changed by it."""
-        summary = self.join.summary(window)
-        table = self.join.labelled(window - 1, window)
-        if table is None or table.num_rows == 0:
-            return _Judged(Performance(summary.rows, 0, None, None, False))
+    def _curves(self, now_us: int) -> DelayCurves | None:
+        """How long labels take, by the windows that are over."""
+        return fit_delays(self.join.cohorts(now_us), self.watched.num_classes)
+
+    def _judge(self, window: int, curves: DelayCurves | None, now_us: int) -> "_Judged":
+        """What the labels that were there by a moment say of one window; nothing is changed by it."""
+        summary = self.join.summary(window, now_us)
+        if summary.rows == 0:
+            return _Judged(Performance(0, 0, None, None, False))
+        rows, weighting = weigh(
+            self.watched, self.join.rows(window, now_us), curves if self.config.labels.correct_delay else None, now_us
+        )
+        breakdown = break_down_rows(self.watched, rows)
+        table = rows.filter(pc.invert(pc.is_nan(rows["label"])))
+        if table.num_rows == 0:
+            return _Judged(Performance(summary.rows, 0, None, None, False), breakdown=breakdown)
         own = own_losses(self.watched, table)
         covered = summary.coverage >= self.config.labels.min_coverage and own[0] >= self.config.min_window_rows
         judged = covered and self.watched.is_tested(window)
         found = reconcile(self.watched, table, self.reference.estimator)
         losses = mean_losses(self.watched, table)
-        shown = Performance(summary.rows, summary.labelled, *losses, judged, found.metrics, found.expected)
-        return _Judged(shown, own if judged else None, found.gap)
+        shown = Performance(
+            summary.rows,
+            summary.labelled,
+            *losses,
+            judged,
+            found.metrics,
+            found.expected,
+            "" if weighting.weights is None else weighting.reason,
+        )
+        return _Judged(shown, own if judged else None, found.gap, breakdown)
 
     def _mature(self, found: Mapping[int, "_Judged"]) -> None:
         """Take in what labels say of windows, in order of time."""
         for window, judged in found.items():
-            self._state.labelled[window] = judged.performance.labelled
-            self._state.performance[window] = judged.performance
+            self._show(window, judged, judged.performance.judged)
             if judged.loss is not None:
                 self.dataset.update_loss(window, judged.loss, judged.gap)
+
+    def _revise(self, found: Mapping[int, "_Judged"]) -> None:
+        """Show what labels that came late, and corrections, say of windows that have been judged: once is for good."""
+        for window, judged in found.items():
+            before = self._state.performance.get(window)
+            if before is not None:
+                self._show(window, judged, before.judged)
+
+    def _show(self, window: int, judged: "_Judged", is_judged: bool) -> None:
+        self._state.labelled[window] = judged.performance.labelled
+        self._state.performance[window] = replace(judged.performance, judged=is_judged)
+        if judged.breakdown is not None:
+            self._state.breakdowns[window] = judged.breakdown
 
     def _report(self, window: int, verdict: WindowVerdict | None, matured: tuple[int, ...]) -> WindowReport:
         return WindowReport(
@@ -329,16 +370,39 @@ class ModelMonitor:
                 }
                 for index in sorted(state.performance)[-HISTORY:]
             ],
+            "realised": self._realised(),
+            "label_delays": self._label_delays(),
             "unlabelled": [
                 {
                     "window": index,
                     "start": iso_time(index * window_us),
+                    **asdict(self.join.summary(index)),
                     "estimated": self._estimated(index, calibration),
                 }
                 for index in sorted(state.estimates)
                 if index not in state.performance and state.closed is not None and index <= state.closed
             ][-HISTORY:],
         }
+
+    def _realised(self) -> dict[str, Any]:
+        """Performance of the newest matured windows by arm, version, slice and group: in all, and window by window."""
+        found = sorted(self._state.breakdowns.items())
+        return {
+            "windows": [index for index, _ in found],
+            "total": total((breakdown for _, breakdown in found), self.watched.task).shown(),
+            "by_window": [
+                {"window": index, "start": iso_time(index * self.reference.window_us), "cells": breakdown.shown()}
+                for index, breakdown in found[-_SHOWN_BREAKDOWNS:]
+            ],
+            "problems": self.watched.slicing.problems,
+        }
+
+    def _label_delays(self) -> dict[str, Any]:
+        """How long labels take, which share of rows has one at which age, and whether the configuration fits that."""
+        closed = self._state.closed
+        curves = None if closed is None else self._curves((closed + 1) * self.reference.window_us)
+        names = self.watched.classes if self.watched.num_classes > 1 else ()
+        return describe_curves(curves, names, self.config.labels)
 
     def _estimated(self, window: int, calibration: Calibration | None) -> Any:
         """The estimate of a closed window, or why there is none."""

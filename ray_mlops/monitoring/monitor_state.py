@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from ray_mlops.monitoring.breakdown import Breakdown
 from ray_mlops.statistics.expected import Expected
 
 HISTORY = 120
 """Windows that are remembered for display."""
+BROKEN_DOWN = 30
+"""Newest matured windows whose performance is remembered by arm, version, slice and group."""
 _SHOWN = ("log_e", "total_variation", "expected", "is_noise")
 
 
@@ -29,6 +32,8 @@ class Performance:
     """Metrics of the version's own labelled rows."""
     expected: Mapping[str, float] = field(default_factory=dict)
     """What was expected of the same rows; empty without an estimator, and of older releases."""
+    weighting: str = ""
+    """How labels that come later for some classes were made up for; empty where they were not."""
 
     def to_json(self) -> dict[str, Any]:
         """For storage."""
@@ -98,6 +103,7 @@ class MonitorState:
     """By window; windows beyond display and label horizon are forgotten."""
     labelled: dict[int, int] = field(default_factory=dict)
     performance: dict[int, Performance] = field(default_factory=dict)
+    breakdowns: dict[int, Breakdown] = field(default_factory=dict)
     estimates: dict[int, Expected] = field(default_factory=dict)
     reports: list[WindowReport] = field(default_factory=list)
 
@@ -122,6 +128,8 @@ class MonitorState:
         """Let go of what is older than the display and than a window."""
         for window in sorted(self.performance)[:-HISTORY]:
             del self.performance[window]
+        for window in sorted(self.breakdowns)[:-BROKEN_DOWN]:
+            del self.breakdowns[window]
         oldest = min([oldest, *self.performance, *(report.window for report in self.reports[:1])])
         self.rows = {window: n for window, n in self.rows.items() if window >= oldest}
         self.estimates = {window: e for window, e in self.estimates.items() if window >= oldest}
@@ -137,6 +145,7 @@ class MonitorState:
             "rows": sorted(self.rows.items()),
             "labelled": sorted(self.labelled.items()),
             "performance": [[window, p.to_json()] for window, p in sorted(self.performance.items())],
+            "breakdowns": [[window, breakdown.to_json()] for window, breakdown in sorted(self.breakdowns.items())],
             "estimates": [[window, expected.to_json()] for window, expected in sorted(self.estimates.items())],
             "reports": [report.to_json() for report in self.reports],
         }
@@ -150,6 +159,7 @@ class MonitorState:
             rows=dict(content["rows"]),
             labelled=dict(content["labelled"]),
             performance={window: Performance(**p) for window, p in content["performance"]},
+            breakdowns={window: Breakdown.from_json(b) for window, b in content.get("breakdowns", ())},
             estimates={w: Expected.from_json(e) for w, e in content["estimates"] if isinstance(e, Mapping)},
             reports=[WindowReport.from_json(report) for report in content["reports"]],
         )
@@ -182,6 +192,7 @@ class MonitorState:
             rows={**self.rows, **past},
             labelled=stored.labelled,
             performance=stored.performance,
+            breakdowns=stored.breakdowns,
             estimates={**stored.estimates, **self.estimates, **kept},
             reports=stored.reports,
         )
@@ -208,7 +219,7 @@ def in_windows_of(checkpoint: Mapping[str, Any], window_us: int) -> Mapping[str,
     still_open = [n for window, n in checkpoint["rows"] if first_open_us is None or window * before_us >= first_open_us]
     return {
         **checkpoint,
-        **{name: [] for name in ("rows", "labelled", "performance", "estimates", "reports")},
+        **{name: [] for name in ("rows", "labelled", "performance", "breakdowns", "estimates", "reports")},
         "window_us": window_us,
         "closed": closed,
         "matured": matured,

@@ -140,6 +140,8 @@ class LabelRecord:
     """Event time of the label, microseconds since 1970 UTC; None when the client did not say."""
     arrival: int = 0
     """When the replica took it, microseconds since 1970 UTC."""
+    is_correction: bool = False
+    """Whether it replaces a label that came before."""
 
 
 LOG_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (

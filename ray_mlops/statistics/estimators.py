@@ -145,7 +145,14 @@ class ClassificationEstimator:
         """``estimate``, summed up."""
         return self.estimate(prediction).total(self.fitted_rows, self.auc_cells)
 
-    def gap(self, rows: RowEstimates, losses: FloatArray, prediction: FloatArray, target: FloatArray) -> GapSums:
+    def gap(
+        self,
+        rows: RowEstimates,
+        losses: FloatArray,
+        prediction: FloatArray,
+        target: FloatArray,
+        weights: FloatArray | None = None,
+    ) -> GapSums:
         """Compare labels with what was expected.
 
         Args:
@@ -153,10 +160,11 @@ class ClassificationEstimator:
             losses: Bounded losses [n].
             prediction: Probabilities [n] or [n, k].
             target: 0 or 1, or class indices [n].
+            weights: Of rows [n]; None means 1.
         """
         hits = target if self.task == "binary" else (prediction.argmax(axis=1) == target).astype(np.float64)
         places = self.bins.index(rows.scores)
-        return GapSums.of(losses, rows.means["bounded_loss"], hits, rows.chances, places, self.bins.size)
+        return GapSums.of(losses, rows.means["bounded_loss"], hits, rows.chances, places, self.bins.size, weights)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self.to_json() == other.to_json()
@@ -232,10 +240,17 @@ class RegressionEstimator:
         """``estimate``, summed up."""
         return self.estimate(columns).total(self.fitted_rows)
 
-    def gap(self, rows: RowEstimates, losses: FloatArray, prediction: FloatArray, target: FloatArray) -> GapSums:
+    def gap(
+        self,
+        rows: RowEstimates,
+        losses: FloatArray,
+        prediction: FloatArray,
+        target: FloatArray,
+        weights: FloatArray | None = None,
+    ) -> GapSums:
         """Compare labels with what was expected; see ``ClassificationEstimator.gap``."""
         places = self.bins.index(rows.scores)
-        return GapSums.of(losses, rows.means["bounded_loss"], None, None, places, self.bins.size)
+        return GapSums.of(losses, rows.means["bounded_loss"], None, None, places, self.bins.size, weights)
 
     @property
     def columns(self) -> frozenset[str]:

@@ -17,15 +17,18 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Moments(NamedTuple):
-    """Rows, sum, and sum of squares of one number of each row."""
+    """Rows, sum, and sum of squares of one number of each row; of weighted rows, with weights that sum up to ``n``."""
 
-    n: int
+    n: float
     total: float
     squares: float
 
     @classmethod
-    def of(cls, values: FloatArray) -> "Moments":
-        return cls(len(values), float(values.sum()), float(values @ values))
+    def of(cls, values: FloatArray, weights: FloatArray | None = None) -> "Moments":
+        if weights is None or not len(values):
+            return cls(len(values), float(values.sum()), float(values @ values))
+        weighted = weights * values
+        return cls(float(weights.sum()), float(weighted.sum()), float(weighted @ values))
 
     def plus(self, other: "Moments") -> "Moments":
         """Both together."""
@@ -48,7 +51,7 @@ class GapSums:
     @classmethod
     def of(
         cls, losses: FloatArray, expected: FloatArray, outcomes: FloatArray | None, chances: FloatArray | None,
-        places: IntArray, num_bins: int,
+        places: IntArray, num_bins: int, weights: FloatArray | None = None,
     ) -> "GapSums":  # fmt: skip
         """Sum up rows.
 
@@ -59,11 +62,14 @@ class GapSums:
             chances: their probability [n]; None for a regression, of which the losses are counted by bin.
             places: Score bin of each row [n].
             num_bins: B.
+            weights: Of rows [n]; None means 1.
         """
         surprise = np.zeros(0) if outcomes is None or chances is None else outcomes - chances
         shown = (losses, expected) if outcomes is None or chances is None else (outcomes, chances)
-        rows = [np.bincount(places, weight, minlength=num_bins) for weight in (np.ones(len(losses)), *shown)]
-        return cls(Moments.of(expected), Moments.of(losses - expected), Moments.of(surprise), np.array(rows))
+        each = np.ones(len(losses)) if weights is None else weights
+        rows = [np.bincount(places, each * value, minlength=num_bins) for value in (1.0, *shown)]
+        excess = Moments.of(losses - expected, weights)
+        return cls(Moments.of(expected, weights), excess, Moments.of(surprise, weights), np.array(rows))
 
     def __add__(self, other: "GapSums") -> "GapSums":
         return GapSums(
