@@ -15,14 +15,21 @@ from ray_mlops.console.views.drift import window_label
 from ray_mlops.evaluation.charts import Marker, Series, line_chart
 from ray_mlops.evaluation.svg import GREEN, ORANGE, RED
 from ray_mlops.ledger import LedgerEvent
+from ray_mlops.monitoring.label_delays import days
 
 MAX_WINDOWS = 120
 MAX_MARKS = 8
+MAX_CURVES = 6
+_BROKEN_DOWN = (
+    "loss", "log_loss", "accuracy", "mae", "rmse", "mean_error", "positive_rate", "mean_prediction",
+    "selection_rate", "true_positive_rate", "false_positive_rate",
+)  # fmt: skip
 _METRICS = {"accuracy": "Accuracy", "auc": "Area under the ROC curve", "mae": "Mean absolute error", "rmse": "RMSE"}
 _LABEL_WORDS = {
     "accepted": "accepted",
     "duplicate": "repeated",
     "conflicting": "conflicting",
+    "corrected": "corrected",
     "invalid": "not a label of this model",
     "unknown": "for no known prediction",
     "unlabelled": "predictions that never got one",
@@ -72,10 +79,49 @@ def build_performance(
             "is_alarmed": "loss" in (document.get("alarms") or ()),
             "kind": _kind(document),
             "estimate": _estimate(windows),
+            "delays": _delays(document.get("label_delays") or {}),
+            "realised": _realised(document.get("realised") or {}),
             "labels": [(words, labels[name]) for name, words in _LABEL_WORDS.items() if name in labels],
             "figures": _draw(windows, loss.get("limit"), marks),
             "windows": [_row(window) for window in reversed(windows)],
         },
+    }
+
+
+def _delays(found: Mapping[str, Any]) -> dict[str, Any]:
+    """How long labels take: a line for each class, the curves, and what they say of the configuration."""
+    by_class: Mapping[str, Mapping[str, Any]] = found.get("delays_s") or {}
+    curve: Sequence[Mapping[str, Any]] = found.get("curve") or ()
+    lines = [
+        {"name": name, "labels": known["labels"], "delays": [(q, days(s)) for q, s in known.items() if q != "labels"]}
+        for name, known in by_class.items()
+    ]
+    if not curve:
+        return {"advice": found.get("advice") or "", "lines": lines, "figures": []}
+    shown = [name for name in by_class if name != "all"][:MAX_CURVES] or ["all"]
+    series = [Series(f"labels that come, {name}", [point["arrived"][name] for point in curve]) for name in shown]
+    series.append(Series("rows with a label", [_number(point["coverage"]) for point in curve], colour=GREEN))
+    chart = line_chart(
+        series,
+        [days(point["age_s"]) for point in curve],
+        title="Labels by age of the row",
+        y_range=(0.0, 1.0),
+        is_share=True,
+        width=CHART_WIDTH,
+        height=240,
+    )
+    return {"advice": found.get("advice") or "", "lines": lines, "figures": [{"svg": Markup(chart), "caption": ""}]}
+
+
+def _realised(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Performance by arm, version, slice and group: the metrics that there are, and a row for each."""
+    cells: Sequence[Mapping[str, Any]] = found.get("total") or ()
+    names = [name for name in _BROKEN_DOWN if any(cell.get(name) is not None for cell in cells)]
+    return {
+        "windows": len(found.get("windows") or ()),
+        "names": [name.replace("_", " ") for name in names],
+        "cells": [{**cell, "metrics": [cell.get(name) for name in names]} for cell in cells],
+        "problems": found.get("problems") or {},
     }
 
 

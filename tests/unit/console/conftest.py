@@ -199,6 +199,8 @@ def monitor_view(last: int = 25, has_windows: bool = True) -> dict[str, Any]:
         },
         "labels": {"accepted": 20_119, "duplicate": 4, "unlabelled": 12, "early_labels": 0, "predictions": 23_911},
         "performance": [_performance(window) for window in range(last - 2)],
+        "label_delays": label_delays(),
+        "realised": realised(),
         "retraining": {"in_flight": "retrain-3", "decisions": 2, "outcomes": {}, "policy": "one is in flight"},
     }
     if has_windows:
@@ -217,6 +219,23 @@ def _window(window: int) -> dict[str, Any]:
     said = {"log_e": log_e, "limit": 5.3, "status": "testing", "breaches": [], "notices": []}
     place = {"window": START + window, "start": _start(window), "version": "2", "rows": 900}
     return {**place, **said, "alarms": alarms, "features": found}
+
+
+def label_delays() -> dict[str, Any]:
+    quick, slow = ({"labels": n, "0.5": days * 43_200.0, "0.9": days * 86_400.0} for n, days in ((9000, 1), (1119, 6)))
+    curve = [
+        {"age_s": 86_400.0 * day, "coverage": cover, "arrived": {"all": share, "0": share, "1": share / 2}}
+        for day, cover, share in ((1, 0.5, 0.6), (3, 0.8, 0.9), (9, None, 1.0))
+    ]
+    advice = "by monitoring.labels.delay (1 day) only 62% of the labels have come"
+    return {"delays_s": {"all": {**quick, "labels": 10_119}, "0": quick, "1": slow}, "curve": curve, "advice": advice}
+
+
+def realised() -> dict[str, Any]:
+    known = {"rows": 900, "labelled": 450, "coverage": 0.5, "loss": 0.1421, "log_loss": None, "accuracy": 0.812}
+    cells = [("arm", "champion"), ("version", "2"), ("slice", "carrier=<UA>"), ("group", "carrier=AA")]
+    total = [{"by": by, "value": value, **known} for by, value in cells]
+    return {"windows": [1, 2, 3], "total": total, "by_window": [], "problems": {"weather": "it is not an input"}}
 
 
 def _performance(window: int) -> dict[str, Any]:

@@ -289,10 +289,28 @@ def test_performance_shows_realised_estimated_and_coverage(data: Any, ask: Ask) 
         "All 23 windows as a table",
     ):
         assert expected in words
-    assert response.text.count("<svg") == 4
+    assert response.text.count("<svg") == 5
     for expected in ("Accuracy", "Off by", "The band holds the realised value with a probability of 95%"):
         assert expected in words
     assert "not shown" not in words
+
+
+def test_performance_shows_how_labels_come_and_whose_rows_do_how_well(data: Any, ask: Ask) -> None:
+    response = ask(data, "/models/flights/performance")
+    words = Page(response).words
+    for expected in (
+        "By monitoring.labels.delay (1 day) only 62% of the labels have come.",
+        "90% by",
+        "1 1,119 3.0 days 6.0 days",
+        "Labels by age of the row",
+        "newest 3 windows",
+        "arm champion 900 50.0% 0.1421 0.812",
+        "slice carrier=<UA>",
+        "Not broken down by weather: it is not an input.",
+    ):
+        assert expected in words
+    del data.monitors["flights"]["realised"], data.monitors["flights"]["label_delays"]  # of an older monitor
+    assert "By arm" not in Page(ask(data, "/models/flights/performance")).words
 
 
 def test_performance_says_why_there_is_no_estimate_and_what_a_loss_alarm_is_about(data: Any, ask: Ask) -> None:

@@ -331,6 +331,7 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
         versions: Sequence[Mapping[str, Any]] = ({}, {}),
         windows: Sequence[str] = ("1h", "1h"),
         monitoring: Mapping[str, Any] | None = None,
+        evaluation: Mapping[str, Any] | None = None,
         **over: Any,
     ) -> World:
         root = tmp_path / store
@@ -348,6 +349,7 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
             "serving": {"log": {"redact": dict(redact or {})}},
             "monitoring": {**MONITORING, **(monitoring or {})},
             "rollout": {"guards": {"slices": list(slices)}},
+            "evaluation": dict(evaluation or {}),
             "retraining": {"cool_down": "12h", "window": "24h", "holdout": "2h", "min_rows": 50, **over},
         }
         configs, traffics = [], [Traffic(**version) for version in versions]

@@ -232,3 +232,25 @@ def test_state_that_does_not_fit_is_named_with_a_remedy(make_world: Any) -> None
     with pytest.raises(MonitoringError, match=r"checkpoints/monitor/m\.json: .*does not fit.*delete") as caught:
         begin(world, content)
     assert "joined" in str(caught.value)
+
+
+def test_performance_is_broken_down_by_the_slices_and_groups_of_the_gate(make_world: Any) -> None:
+    world = make_world(evaluation={"slices": ["city", "nowhere"], "fairness": {"groups": ["x"]}}, redact={})
+    for window in range(FIRST, FIRST + 5):
+        rows = world.log(world.traffic.window(window))
+        world.hand_over(rows)
+        world.label(rows)
+    found = world.service.view(MODEL)["realised"]
+    assert found["problems"] == {"nowhere": "it is not an input of the champion"}
+    by = {dimension: [c["value"] for c in found["total"] if c["by"] == dimension] for dimension in ("slice", "group")}
+    assert set(by["slice"]) == {"city=a", "city=b", "city=c"}
+    assert len(by["group"]) == 5  # quartiles, and those without a value
+    assert all(cell["accuracy"] == 1.0 for cell in found["total"] if cell["labelled"])
+    before = world.service.view(MODEL)["realised"]
+    world.restart()
+    assert world.service.view(MODEL)["realised"] == before
+
+
+def test_column_that_the_log_leaves_out_is_no_slice(make_world: Any) -> None:
+    world = make_world(evaluation={"slices": ["city"]}, redact={"city": "hash"})
+    assert world.service.view(MODEL)["realised"]["problems"] == {"city": "serving.log.redact leaves it out of the log"}
