@@ -250,14 +250,14 @@ def test_failure_names_the_row_to_go_on_from_and_that_row_completes_it(tmp_path:
         if any(label["id"] == "5000" for label in labels):
             raise OverloadError("is full", "POST /feedback", "try later")
 
-    path = write(tmp_path, {"id": [str(n) for n in range(10_000)], "label": [1] * 10_000})
+    path = write(tmp_path, {"id": [str(n) for n in range(20_000)], "label": [1] * 20_000})
     client = FakeClient(before)
     with pytest.raises(OverloadError, match=r"is full; try later; the rows before 4001 are done: .* --from-row 4001"):
         import_labels(client, path)  # type: ignore[arg-type]
     client._before = lambda number, labels: None
     counts = import_labels(client, path, from_row=4001)  # type: ignore[arg-type]
-    assert sum(counts.values()) == 6000
-    assert len(client.in_force) == 10_000
+    assert sum(counts.values()) == 16_000
+    assert len(client.in_force) == 20_000
     assert counts["conflicting"] == 0
 
 
