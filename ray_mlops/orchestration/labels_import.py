@@ -16,9 +16,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ray_mlops.errors import PayloadTooLargeError, RayMLOpsError, RequestError, SourceError
-from ray_mlops.orchestration.fit import OnPhase, silent
 from ray_mlops.orchestration.label_batches import Label, LabelBatch, LabelRows, Place, Reject, reject_of
 from ray_mlops.orchestration.label_files import LabelFiles
+from ray_mlops.orchestration.phases import OnPhase, silent
 from ray_mlops.serving.client import Client
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ def import_labels(
     if from_row < 1 or in_flight < 1:
         raise RequestError("must be at least 1", "from_row" if from_row < 1 else "in_flight")
     columns = [id_column, label_column, *(name for name in (time_column, correction_column) if name is not None)]
+    on_phase("labels", "")
     files = LabelFiles(path, columns)
     reading = LabelRows(files.place, time_column is not None, correction_column is not None, correction)
     with ExitStack() as stack:

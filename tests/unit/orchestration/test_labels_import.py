@@ -226,7 +226,7 @@ def test_progress_tells_rows_and_labels_a_second(tmp_path: Path) -> None:
         on_phase=lambda phase, detail: said.append(detail),
         clock=lambda: next(moments),
     )
-    assert said == ["2,000 rows, 1,000 labels/s", "3,000 rows, 750 labels/s"]
+    assert said == ["", "2,000 rows, 1,000 labels/s", "3,000 rows, 750 labels/s"]
 
 
 def test_batch_that_is_too_large_for_the_service_is_halved(tmp_path: Path) -> None:
