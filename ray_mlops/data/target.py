@@ -41,9 +41,10 @@ class TargetEncoder:
     def __post_init__(self) -> None:
         codes: dict[str, float] = {}
         for index, value in enumerate(self.classes):
-            codes.setdefault(str(category_key(value)), float(index))
-            if isinstance(value, bool):
-                codes.setdefault(str(int(value)), float(index))
+            key = category_key(value)
+            for name in (key, str(int(value)) if isinstance(value, bool) else None):
+                if name is not None:
+                    codes.setdefault(name, float(index))
         object.__setattr__(self, "_codes", codes)
 
     @classmethod
