@@ -69,7 +69,7 @@ def import_labels(
 
     Raises:
         SourceError: A file is missing, empty or damaged or lacks a column, or a row with a label has no id.
-        RequestError: A label is of the wrong type; names the row. Those of the rows before were taken.
+        RequestError: A label is of the wrong type; names the row, and the one to go on from.
         OverloadError: The service does not answer, or is full and stays so.
 
     Example:
