@@ -17,6 +17,7 @@ _EXPORTS = {
     "compare": "ray_mlops.monitoring.comparison",
     "connect": "ray_mlops.runtime.cluster",
     "deploy": "ray_mlops.orchestration.deploy",
+    "import_labels": "ray_mlops.orchestration.labels_import",
     "load_config": "ray_mlops.config",
     "run_pipeline": "ray_mlops.orchestration.pipeline",
     "undeploy": "ray_mlops.orchestration.deploy",

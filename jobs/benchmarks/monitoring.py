@@ -1,4 +1,4 @@
-"""The monitoring benchmark: what counting, merging and comparing cost, beside a bare floor and beside others.
+"""The monitoring benchmark: what counting, merging, comparing and labels cost, beside a bare floor and beside others.
 
     python jobs/benchmarks/monitoring.py [--quick] [--json PATH] [--only KEY,...] [--environments DIRECTORY]
 
@@ -13,6 +13,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "jobs.benchmarks.drift_reports": (
         *("report_vs_evidently", "report_vs_whylogs", "report_vs_nannyml", "report_vs_scipy"),
     ),
+    "jobs.benchmarks.labels": ("labels_taken_s", "labels_read_s"),
 }
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "notify": ("notify", "Show whom a model tells of what happens to it, or try it out."),
     "explain": ("service", "Everything that stands behind a prediction."),
     "replay": ("service", "Post rows of the past to a running service, or send again what failed."),
-    "labels": ("service", "Import labels from Parquet or CSV."),
+    "labels": ("service", "Import labels from Parquet, CSV or JSON lines."),
     "ledger": ("record", "Show or verify the record of decisions."),
     "reproduce": ("record", "Train a version again from its record and compare."),
     "gc": ("record", "Delete what the retention rules let go, and compact the prediction log."),

@@ -283,21 +283,42 @@ def _duration(text: str) -> timedelta:
 
 @click.group()
 def labels() -> None:
-    """Labels that come in files."""
+    """Import labels from files, or show how labels come and what they say."""
+
+
+@labels.command("show")
+@config_option
+@json_option
+def labels_show(config: ProjectConfig, as_json: bool) -> None:
+    """How labels come (delays by class, coverage), and what they say by arm, version, slice and group."""
+    from ray_mlops.orchestration.label_lines import label_lines  # after parsing
+
+    with open_client(config) as client:
+        found = client.monitoring()
+    if as_json:
+        print_json({name: found.get(name) for name in ("model", "labels", "label_delays", "performance", "realised")})
+    else:
+        click.echo("\n".join(label_lines(found)))
 
 
 @labels.command("import")
 @config_option
-@click.argument("path")
+@click.argument("paths", nargs=-1, required=True)
 @click.option("--id", "id_column", default="id", show_default=True, help="Column of prediction ids.")
 @click.option("--label", "label_column", default="label", show_default=True, help="Column of labels.")
 @click.option("--time", "time_column", help="Column of label times [default: none].")
-def labels_import(config: ProjectConfig, path: str, id_column: str, label_column: str, time_column: str | None) -> None:
-    """Send the labels in PATH (Parquet or CSV) to the running service; repeating it is harmless."""
+@click.option("--correction", is_flag=True, help="The labels replace those that are in force.")
+@click.option("--correction-column", help="Column that says, true or false, which labels are corrections.")
+@click.option("--from-row", type=click.IntRange(min=1), default=1, show_default=True, help="Go on from this row.")
+@click.option("--rejects", help="Write rows that cannot be taken to this CSV file, and go on.")
+@click.option("--in-flight", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
+def labels_import(config: ProjectConfig, paths: tuple[str, ...], **options: Any) -> None:
+    """Send the labels in PATHS (Parquet, CSV or JSON lines; files, directories, globs) to the running service.
+
+    Repeating it is harmless. An error names the row that --from-row goes on from; rows are counted over all files.
+    """
     from ray_mlops.orchestration.labels_import import import_labels  # after parsing
 
     with open_client(config) as client, PhasePrinter() as phases:
-        counts: dict[str, Any] = import_labels(
-            client, path, id_column=id_column, label_column=label_column, time_column=time_column, on_phase=phases
-        )
+        counts = import_labels(client, paths, on_phase=phases, **options)
     print_json(counts)

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 _ENDINGS = {"parquet": "parquet", "pq": "parquet", "csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl"}
 _COMPRESSIONS = {"gz", "bz2", "zst", "zip", "xz"}
-_DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 """What reading a damaged compressed file raises."""
 _JSON_BLOCK_BYTES = 1 << 24
 """No row of JSON lines may be longer."""
@@ -123,7 +123,7 @@ def read_file(
             table = _read_stream(stream, format, schema, columns, event_time, row_groups)
     except FileNotFoundError:
         raise SourceError("no such file", uri) from None
-    except (OSError, pa.ArrowException, *_DAMAGED) as error:
+    except (OSError, pa.ArrowException, *DAMAGED) as error:
         remedy = "is the file whole, and of this format?"
         raise SourceError(f"cannot be read as {format}: {error}", uri, remedy) from error
     check_names(table.column_names, uri)

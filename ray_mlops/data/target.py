@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,17 @@ class TargetEncoder:
     task: Task
     classes: tuple[Scalar, ...] = ()
     """Binary: the negative and the positive value; multiclass: in sort order; regression: none."""
+    _codes: Mapping[str, float] = field(init=False, repr=False, compare=False)
+    """Index of each class by its key; ``0`` and ``1`` stand for booleans too."""
+
+    def __post_init__(self) -> None:
+        codes: dict[str, float] = {}
+        for index, value in enumerate(self.classes):
+            key = category_key(value)
+            for name in (key, str(int(value)) if isinstance(value, bool) else None):
+                if name is not None:
+                    codes.setdefault(name, float(index))
+        object.__setattr__(self, "_codes", codes)
 
     @classmethod
     def fit(cls, table: pa.Table, data: DataConfig) -> "TargetEncoder":
@@ -92,19 +103,14 @@ class TargetEncoder:
 
     def encode_value(self, label: Any, where: str = "") -> float:
         """One label; see ``encode``."""
-        place = f"label {self.name!r}" + (f", {where}" if where else "")
         try:
             if self.task == "regression":
                 return numeric_value(label)
             key = category_key(label)
-        except TypeError:
+            return math.nan if key is None else self._codes[key]
+        except (TypeError, KeyError):
+            place = f"label {self.name!r}" + (f", {where}" if where else "")
             raise DataError(f"expected {self.expected}, got {label!r}", place) from None
-        if key is None:
-            return math.nan
-        for index, value in enumerate(self.classes):
-            if key == category_key(value) or (isinstance(value, bool) and key == str(int(value))):
-                return float(index)
-        raise DataError(f"expected {self.expected}, got {label!r}", place)
 
     @property
     def expected(self) -> str:

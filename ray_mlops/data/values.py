@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +15,6 @@ from ray_mlops.errors import FeatureError
 MISSING_US = int(np.iinfo(np.int64).min)
 """A missing time, where times are integers."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _WHOLE = 2.0**53
 
 
@@ -101,7 +100,8 @@ def time_us(value: Any) -> int:
     if value != value:  # NaT
         return MISSING_US
     moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value
-    return int((moment - _EPOCH) // _MICROSECOND)
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 SCALARS: dict[ColumnType, tuple[Callable[[Any], Any], str]] = {

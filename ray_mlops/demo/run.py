@@ -19,7 +19,7 @@ from ray_mlops.demo.sabotage import train_sabotaged
 from ray_mlops.ledger import Ledger
 from ray_mlops.orchestration.addresses import service_address
 from ray_mlops.orchestration.deploy import Deployment, deploy
-from ray_mlops.orchestration.fit import OnPhase
+from ray_mlops.orchestration.phases import OnPhase
 from ray_mlops.orchestration.pipeline import run_pipeline
 from ray_mlops.orchestration.service import ensure_service
 from ray_mlops.orchestration.versions import find_bundle

@@ -8,7 +8,7 @@ from ray_mlops.config import DataConfig, ProjectConfig, SabotageConfig
 from ray_mlops.data.snapshot import create_snapshot, load_snapshot, snapshot_table
 from ray_mlops.data.split import plan_split, split_codes
 from ray_mlops.orchestration.dataset import HOLDOUT
-from ray_mlops.orchestration.fit import OnPhase, silent
+from ray_mlops.orchestration.phases import OnPhase, silent
 from ray_mlops.orchestration.pipeline import PipelineReport, Purpose, Workplace, read_champion, run_on_snapshot
 
 

@@ -4,13 +4,13 @@ An epoch begins when a version becomes champion. Its inputs are measured against
 that: those of the version's own snapshot, and those logged since, counted on the same bins.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
 from ray_mlops.config import MonitoringConfig, ProjectConfig
@@ -308,10 +308,9 @@ def _logged(
         if history.through is not None:
             oldest_us = min(oldest_us, (history.through + 1) * history.window_us)
         days = (_day(oldest_us), "9999-12-31")
-    labels = [
-        LabelRecord(record["id"], json.loads(record["label"]), record["time"], record["arrival"])
-        for record in read_labels(files, model).to_pylist()
-    ]
+    told = read_labels(files, model)
+    columns = (told[name].to_pylist() for name in ("id", "label", "time", "arrival", "is_correction"))
+    labels = [LabelRecord(name, orjson.loads(label), *rest) for name, label, *rest in zip(*columns, strict=True)]
     return read_parts(files, model, days), labels
 
 

@@ -195,15 +195,17 @@ class LabelJoin:
             value = self._encode(record.label)
         except ValueError:
             return "invalid"
-        held = self._value(record.id)
+        held, since = self._value(record.id), self._corrected.get(record.id)
+        is_newest = record.is_correction and (since is None or record.arrival >= since)
+        if is_newest:
+            self._corrected[record.id] = record.arrival
         if held is None:
             self._give(record, value)
             return "accepted"
         if held == value:
             return "duplicate"
-        if not record.is_correction or record.arrival < self._corrected.get(record.id, record.arrival):
+        if not is_newest:
             return "conflicting"
-        self._corrected[record.id] = record.arrival
         self._correct(record, value)
         return "corrected"
 

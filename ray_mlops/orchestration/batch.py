@@ -24,7 +24,7 @@ from ray_mlops.errors import FeatureError, ResourceError, SourceError, StoreErro
 from ray_mlops.orchestration.batch_output import BatchOutput
 from ray_mlops.orchestration.batch_plan import BatchPlan, BatchUnit, OnError, make_plan
 from ray_mlops.orchestration.batch_rows import predict_unit
-from ray_mlops.orchestration.fit import OnPhase, silent
+from ray_mlops.orchestration.phases import OnPhase, silent
 from ray_mlops.orchestration.versions import find_version, load_bundle
 from ray_mlops.runtime.cluster import available
 from ray_mlops.runtime.files import Files

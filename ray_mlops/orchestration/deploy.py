@@ -10,7 +10,7 @@ from ray_mlops.config import ProjectConfig, config_hash
 from ray_mlops.errors import GateRefusedError, ModelNotFoundError, RolloutError
 from ray_mlops.ledger import Ledger, approvals, current_routes, registered_versions
 from ray_mlops.monitoring.actor import start_monitor
-from ray_mlops.orchestration.fit import OnPhase, silent
+from ray_mlops.orchestration.phases import OnPhase, silent
 from ray_mlops.orchestration.service import SUBMITTER, ensure_service, wait_for_version
 from ray_mlops.registry import MlflowRegistry
 from ray_mlops.serving.arm_start import start_arm

@@ -15,8 +15,8 @@ from ray_mlops.monitoring.alarms import RAISED
 from ray_mlops.monitoring.diagnosis.moved_slices import Side
 from ray_mlops.monitoring.diagnosis.report import Diagnosis, diagnose, diagnosis_lines
 from ray_mlops.monitoring.notices.notice import moment
-from ray_mlops.orchestration.fit import OnPhase, silent
 from ray_mlops.orchestration.past_rows import PastRows, logged_past, snapshot_past
+from ray_mlops.orchestration.phases import OnPhase, silent
 from ray_mlops.orchestration.versions import find_version, load_bundle
 from ray_mlops.runtime.files import Files
 from ray_mlops.statistics.losses import bounded_loss

@@ -16,8 +16,8 @@ from ray_mlops.monitoring.drill.report import DrillReport, false_alarms, summari
 from ray_mlops.monitoring.drill.run import Drill, OnRun, Plan
 from ray_mlops.monitoring.drill.stream import Stretch
 from ray_mlops.monitoring.drill.watch import label_lag
-from ray_mlops.orchestration.fit import OnPhase, silent
 from ray_mlops.orchestration.past_rows import Origin, logged_past, origins, snapshot_past, stretch_of_newest
+from ray_mlops.orchestration.phases import OnPhase, silent
 from ray_mlops.orchestration.versions import find_version, load_bundle
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.rollout.drills import DRILL_FINISHED, drill_payload

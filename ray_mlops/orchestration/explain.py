@@ -13,6 +13,7 @@ from ray_mlops.errors import NotFoundError, SnapshotError
 from ray_mlops.ledger import Ledger, LedgerEvent, registered_versions
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.label_log import read_labels
+from ray_mlops.serving.labels_in_force import labels_in_force
 from ray_mlops.serving.prediction_log.files import find_row
 
 
@@ -56,9 +57,7 @@ class LedgerExplainer:
 
     def _label(self, model: str, prediction_id: str) -> Any:
         labels = read_labels(self.files, model)
-        if labels.num_rows == 0:
-            return None
-        found = labels.filter(pc.equal(labels["id"], prediction_id)).to_pylist()
+        found = labels_in_force(labels.filter(pc.equal(labels["id"], prediction_id))).to_pylist()
         return found[0] if found else None
 
     def _data(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +119,8 @@ def explain_lines(found: Mapping[str, Any]) -> list[str]:
         f" as {prediction['arm']}, outcome {prediction['outcome']}",
     ]
     if found["label"] is not None:
-        lines.append(f"  label {found['label']['label']}")
+        corrected = " (a correction)" if found["label"].get("is_correction") else ""
+        lines.append(f"  label {found['label']['label']}{corrected}")
     lines.append(f"version {version['version']}: bundle {version['bundle_hash']}, run {version['run_id']}")
     lines.append(f"  code {version['code']}, follows version {version['parent'] or '(none)'}")
     lines.append(f"data: snapshot {data.get('snapshot')}, {data.get('rows')} rows, {data.get('origin')}")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ray_mlops.config import ProjectConfig, config_hash, with_overrides
 from ray_mlops.orchestration.dataset import Dataset, event_times_us
+from ray_mlops.orchestration.phases import OnPhase, silent
 from ray_mlops.statistics.losses import bounded_loss
 from ray_mlops.training.assemble import build_bundle
 from ray_mlops.training.bundle import ModelBundle, Prediction
@@ -26,8 +27,6 @@ from ray_mlops.training.scaling import TargetScaling
 from ray_mlops.training.trainer import OnEpoch, train_model
 from ray_mlops.training.tune import TuneResult, search
 
-OnPhase = Callable[[str, str], None]
-"""Called with the name of a phase and a detail of it."""
 _IMPORTANCE_ROWS = 2000
 VERSION = "0.1.0"
 """The release; a checkout that was not installed has no metadata to ask."""
@@ -43,10 +42,6 @@ class Fitted:
     overrides: Mapping[str, Any]
     prediction: Prediction
     """For the holdout rows."""
-
-
-def silent(phase: str, detail: str = "") -> None:
-    """Report nothing."""
 
 
 def run_name(config: ProjectConfig, dataset: Dataset, salt: str = "") -> str:

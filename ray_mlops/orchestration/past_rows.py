@@ -18,15 +18,14 @@ from ray_mlops.data.statistics_pass import event_times
 from ray_mlops.data.values import MISSING_US
 from ray_mlops.errors import DataError
 from ray_mlops.monitoring.drill.stream import Stretch
-from ray_mlops.orchestration.retraining_rows import labels_by_id
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.label_log import read_labels
+from ray_mlops.serving.labels_in_force import known_targets
 from ray_mlops.serving.prediction_log.files import read_predictions
 from ray_mlops.training.bundle import ModelBundle
 
 Origin = Literal["log", "snapshot"]
 _FEATURE = "features."
-_ALWAYS_US = 253_402_300_799_000_000  # the year 9999
 _TIMED_ROWS = 60
 """Answers of each window whose time is measured."""
 
@@ -86,12 +85,11 @@ def logged_past(config: ProjectConfig, bundle: ModelBundle, files: Files) -> Pas
         return None
     log = log.filter(pc.invert(log["pinned"])).sort_by([("event_time", "ascending"), ("prediction_id", "ascending")])
     inputs = pa.table({name.removeprefix(_FEATURE): log[name] for name in needed})
-    truth, encode = labels_by_id(read_labels(files, config.name), _ALWAYS_US), bundle.encoder.encode_value
-    target = [encode(truth[name]) if name in truth else np.nan for name in log["prediction_id"].to_pylist()]
+    target = known_targets(log["prediction_id"], read_labels(files, config.name), bundle.encoder)
     times = log["model_time_us"].to_numpy().astype(np.float64)
     times[~(times > 0.0)] = np.nan  # an answer that never came from a model was not timed
     event_us = log["event_time"].cast(pa.int64()).to_numpy()
-    return PastRows("log", bundle.features.canonical_table(inputs), event_us, np.array(target, np.float64), times)
+    return PastRows("log", bundle.features.canonical_table(inputs), event_us, target, times)
 
 
 def snapshot_past(config: ProjectConfig, bundle: ModelBundle, files: Files) -> PastRows:

@@ -17,15 +17,14 @@ from ray_mlops.orchestration.dataset import Dataset, prepare_dataset
 from ray_mlops.orchestration.drill import drill_as_required
 from ray_mlops.orchestration.fit import (
     Fitted,
-    OnPhase,
     code_version,
     fit_bundle,
     recalibrate_bundle,
     run_name,
     search_parameters,
-    silent,
 )
 from ray_mlops.orchestration.gate_evidence import measure_replica, replay_log
+from ray_mlops.orchestration.phases import OnPhase, silent
 from ray_mlops.orchestration.versions import find_bundle, load_bundle
 from ray_mlops.registry import MlflowRegistry, TrackedRun, Tracker
 from ray_mlops.runtime.files import Files

@@ -13,7 +13,7 @@ from ray_mlops.errors import ClusterError, MonitoringError, RayMLOpsError, Train
 from ray_mlops.ledger import Ledger, deployed_config
 from ray_mlops.monitoring.actor import monitor_actor
 from ray_mlops.monitoring.policy import RetrainDecision
-from ray_mlops.orchestration.fit import OnPhase, silent
+from ray_mlops.orchestration.phases import OnPhase, silent
 from ray_mlops.orchestration.pipeline import (
     STARTS_FROM_CHAMPION,
     PipelineReport,

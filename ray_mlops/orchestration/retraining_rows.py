@@ -1,10 +1,9 @@
 """The rows of a retraining: the source's up to a moment, united with the prediction log and its labels.
 
 Nothing after the decision's ``as_of`` gets in: neither a row whose event time is later than the holdout's
-end, nor a label that was received later. Rows with one id are one row; the logged one wins.
+end, nor a label or a correction that was received later. Rows with one id are one row; the logged one wins.
 """
 
-import json
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -20,6 +19,7 @@ from ray_mlops.errors import DataError
 from ray_mlops.monitoring.policy import RetrainDecision
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.label_log import read_labels
+from ray_mlops.serving.labels_in_force import known_targets
 from ray_mlops.serving.prediction_log.files import read_predictions
 
 _FEATURE = "features."
@@ -58,17 +58,15 @@ def logged_rows(decision: RetrainDecision, data: DataConfig, encoder: TargetEnco
         return None
     event_us = log["event_time"].cast(pa.int64()).to_numpy()
     log = log.filter(pa.array((event_us >= decision.train_start_us) & (event_us < decision.holdout_end_us)))
-    truth = labels_by_id(labels, decision.as_of_us)
-    ids = log["prediction_id"].to_pylist()
-    targets = [encoder.encode_value(truth[name]) if name in truth else np.nan for name in ids]
-    labelled = np.isfinite(np.array(targets, dtype=np.float64))
+    targets = known_targets(log["prediction_id"], labels, encoder, decision.as_of_us)
+    labelled = np.isfinite(targets)
     log = log.filter(pa.array(labelled))
     if log.num_rows == 0:
         return None
     columns = {name.removeprefix(_FEATURE): log[name] for name in log.column_names if name.startswith(_FEATURE)}
     columns[data.event_time or "event_time"] = log["event_time"]
     columns[data.id or "prediction_id"] = log["prediction_id"]
-    columns[data.target] = decode_targets(np.array(targets)[labelled], encoder)
+    columns[data.target] = decode_targets(targets[labelled], encoder)
     return pa.table(columns)
 
 
@@ -117,16 +115,6 @@ def decode_targets(values: np.ndarray[Any, np.dtype[np.float64]], encoder: Targe
     if encoder.task == "regression":
         return pa.array(values)
     return pa.array([encoder.classes[int(value)] for value in values])
-
-
-def labels_by_id(labels: pa.Table, as_of_us: int) -> dict[str, Any]:
-    """The first label of each id among those received by a moment of event time."""
-    truth: dict[str, Any] = {}
-    for record in labels.to_pylist():
-        received = record["arrival"] if record["time"] is None else record["time"]
-        if received <= as_of_us:
-            truth.setdefault(record["id"], json.loads(record["label"]))
-    return truth
 
 
 def _uniform(table: pa.Table, data: DataConfig) -> pa.Table:

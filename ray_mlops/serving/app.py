@@ -26,7 +26,7 @@ from ray_mlops.serving.http.parse_operations import parse_command, parse_labels
 from ray_mlops.serving.http.paths import METHODS, Target, protocol_of, resolve
 from ray_mlops.serving.http.reading import Reading
 from ray_mlops.serving.http.refusal import ProtocolName, refusal
-from ray_mlops.serving.label_log import check_label
+from ray_mlops.serving.label_log import check_labels
 from ray_mlops.serving.loaded import LoadedModel, LoadedTable
 from ray_mlops.serving.parts import SIDE_TIMEOUT_S, Parts, Request, in_time
 from ray_mlops.serving.predicting import Predicting
@@ -147,17 +147,16 @@ class Gateway:
         return json_response({"model": model, "received": len(records), **counts, **note})
 
     async def _read_labels(self, request: Request, loaded: LoadedModel, body: bytes) -> list[LabelRecord]:
-        given = parse_labels(await decode_body(request.headers, body, self._limits.body_bytes), self._limits)
-        encoder, arrival_us = loaded.champion.bundle.encoder, int(request.arrival_s * 1e6)
-        for index, (_, label, _) in enumerate(given):
-            check_label(encoder, label, f"labels[{index}].label")
-        return [LabelRecord(name, label, time, arrival_us) for name, label, time in given]
+        content = await decode_body(request.headers, body, self._limits.body_bytes)
+        labels = parse_labels(content, self._limits, int(request.arrival_s * 1e6))
+        check_labels(loaded.champion.bundle.encoder, labels)
+        return labels
 
     async def _sort_labels(
         self, model: str, records: Sequence[LabelRecord]
     ) -> tuple[Mapping[str, int], dict[str, str]]:
         """Tell new labels from repeats; only the monitor knows, and the labels are safe without it."""
-        unsorted = {"accepted": len(records), "duplicate": 0, "conflicting": 0}
+        unsorted = {"accepted": len(records), "duplicate": 0, "conflicting": 0, "corrected": 0}
         if self._parts.label_sink is None:
             return unsorted, {}
         try:

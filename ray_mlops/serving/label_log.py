@@ -1,16 +1,18 @@
 """Labels, on disk before they are acknowledged: JSON lines, many requests to one flush of the disk."""
 
 import asyncio
-import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from datetime import UTC, datetime
+from io import BytesIO
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import orjson
 import pyarrow as pa
 
@@ -20,8 +22,18 @@ from ray_mlops.runtime.files import Files, open_alone
 from ray_mlops.serving.http.parse import shorten
 from ray_mlops.serving.protocol import LabelRecord
 
-LABEL_SCHEMA = pa.schema([("id", pa.string()), ("label", pa.string()), ("time", pa.int64()), ("arrival", pa.int64())])
+LABEL_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("label", pa.string()),
+        ("time", pa.int64()),
+        ("arrival", pa.int64()),
+        ("is_correction", pa.bool_()),
+    ]
+)
 """``label`` is JSON; the times are microseconds since 1970 UTC, ``time`` null when the client did not say."""
+_READ_BYTES = 1 << 22
+"""Lines are turned into columns this many bytes at a time."""
 
 
 class LabelLog:
@@ -48,9 +60,9 @@ class LabelLog:
         Raises:
             StoreError: They could not be written; none of them may be acknowledged.
         """
-        for label in labels:
-            line = orjson.dumps(asdict(label), option=orjson.OPT_APPEND_NEWLINE)
-            self._waiting.append((f"labels/{model}/day={_day(label.arrival)}", line))
+        for arrival_us, together in groupby(labels, attrgetter("arrival")):  # one moment a request
+            lines = b"".join(map(_line, together))
+            self._waiting.append((f"labels/{model}/day={_day(arrival_us)}", lines))
         if self._next_commit is None:
             self._next_commit = asyncio.get_running_loop().create_future()
             commit = asyncio.create_task(self._commit())
@@ -75,8 +87,8 @@ class LabelLog:
 
     def _write(self, waiting: Sequence[tuple[str, bytes]]) -> None:
         groups: dict[str, list[bytes]] = {}
-        for directory, line in waiting:
-            groups.setdefault(directory, []).append(line)
+        for directory, content in waiting:
+            groups.setdefault(directory, []).append(content)
         if not self._files.is_local:
             for directory, lines in groups.items():
                 self._files.write(f"{directory}/{self._replica}-{self._file_number}.jsonl", b"".join(lines))
@@ -102,22 +114,32 @@ def read_labels(files: Files, model: str) -> pa.Table:
     Raises:
         StoreError: A file holds something else than labels.
     """
-    rows = []
+    parts = []
     for path in files.names(f"labels/{model}"):
-        if not path.endswith(".jsonl"):
-            continue
-        for line in files.read(path).splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                continue  # torn by the replica's death, so never acknowledged
+        if path.endswith(".jsonl"):
             try:
-                row = orjson.loads(line)
-                rows.append({**row, "label": json.dumps(row["label"])})
-            except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+                parts += [_columns(lines) for lines in _whole_lines(files.read(path))]
+            except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
                 raise StoreError(f"holds a line that is no label: {error}", files.uri(path)) from error
-    return pa.Table.from_pylist(rows, LABEL_SCHEMA).sort_by("arrival")
+    labels = pa.Table.from_batches(parts, LABEL_SCHEMA)
+    arrival_us = labels["arrival"].to_numpy()
+    return labels if (np.diff(arrival_us) >= 0).all() else labels.sort_by("arrival")
 
 
-def check_label(encoder: TargetEncoder, value: Any, where: str) -> None:
+def check_labels(encoder: TargetEncoder, labels: Sequence[LabelRecord]) -> None:
+    """Check the labels of a request; see ``check_label``.
+
+    Raises:
+        RequestError: Names the first that is wrong.
+    """
+    for index, label in enumerate(labels):
+        try:
+            check_label(encoder, label.label)
+        except RequestError as error:
+            raise RequestError(error.problem, f"labels[{index}].label", error.remedy) from None
+
+
+def check_label(encoder: TargetEncoder, value: Any, where: str = "label") -> None:
     """Check that a label is one of the model's classes, or a number for a regression.
 
     Raises:
@@ -132,6 +154,35 @@ def check_label(encoder: TargetEncoder, value: Any, where: str) -> None:
         raise RequestError(error.problem, where) from error
     if is_missing:
         raise RequestError(f"expected {encoder.expected}, got {shorten(value)}", where)
+
+
+def _line(label: LabelRecord) -> bytes:
+    content = {"id": label.id, "label": label.label, "time": label.time, "arrival": label.arrival}
+    if label.is_correction:
+        content["is_correction"] = True
+    return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _whole_lines(content: bytes) -> Iterator[list[bytes]]:
+    """Some lines at a time, without the last one where the replica's death tore it: it was never acknowledged."""
+    stream = BytesIO(content)
+    while lines := stream.readlines(_READ_BYTES):
+        if not lines[-1].endswith(b"\n"):
+            lines.pop()
+        yield lines
+
+
+def _columns(lines: Sequence[bytes]) -> pa.RecordBatch:
+    rows = [orjson.loads(line) for line in lines]
+    columns = (
+        [row["id"] for row in rows],
+        [orjson.dumps(row["label"]).decode() for row in rows],
+        [row["time"] for row in rows],
+        [row["arrival"] for row in rows],
+        [row.get("is_correction", False) for row in rows],
+    )
+    arrays = [pa.array(values, kind) for values, kind in zip(columns, LABEL_SCHEMA.types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=LABEL_SCHEMA)
 
 
 def _open_durably(path: Path) -> BinaryIO:

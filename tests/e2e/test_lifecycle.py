@@ -84,7 +84,13 @@ def test_prediction_is_answered_logged_labelled_and_explained(project: Project, 
         project.run("labels", "import", "l.parquet").split("done")[0].strip().rpartition("\n}")[0] + "\n}"
     )
     assert counts["accepted"] == 3
+    (project.directory / "fix.csv").write_text("id,label\na,false\nb,maybe\n")
+    out = project.run("labels", "import", "fix.csv", "--correction", "--rejects", "rejects.csv")
+    assert '"rejected": 1' in out
+    assert "got 'maybe'" in (project.directory / "rejects.csv").read_text()
+    assert "fix.csv, row 2: label: expected one of" in project.run("labels", "import", "fix.csv", code=1)
     found = project.json("explain", "a")
+    assert (found["label"]["label"], found["label"]["is_correction"]) == ("false", True)
     assert found["prediction"]["version"] == answer["version"]
     assert found["gate"]["passed"]
     assert found["data"]["rows"] == ROWS

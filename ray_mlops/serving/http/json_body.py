@@ -8,8 +8,9 @@ import orjson
 
 from ray_mlops.errors import RequestError
 
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_ESCAPES = re.compile(rb"\\.", re.DOTALL)
+_REST = bytes(byte for byte in range(256) if byte not in b'[]{}"')
+_QUOTE = ord('"')
 _STEP = np.zeros(256, np.int32)
 _STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
 
@@ -46,5 +47,9 @@ def check_depth(body: bytes, max_depth: int) -> None:
 
 
 def _nests_deeper(body: bytes, max_depth: int) -> bool:
-    brackets = np.frombuffer(_STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS), np.uint8)
-    return bool(brackets.size) and int(np.cumsum(_STEP[brackets]).max()) > max_depth
+    if b"\\" in body:
+        body = _ESCAPES.sub(b"", body)
+    signs = np.frombuffer(body.translate(None, _REST), np.uint8)
+    is_text = np.logical_xor.accumulate(signs == _QUOTE)  # from an opening quote to its closing one
+    depths = np.cumsum(np.where(is_text, 0, _STEP[signs]))
+    return bool(signs.size) and int(depths.max()) > max_depth

@@ -139,7 +139,10 @@ def _model_paths(prefix: str, name: str, loaded: LoadedModel, limits: Limits) ->
         }
     )
     time = {"type": ["string", "null"], "format": "date-time"}
-    one_label = record({"id": ID_SCHEMA, "label": label, "time": time}, required=("id", "label"))
+    correction = {"type": "boolean", "default": False, "description": "Replaces the label that is in force."}
+    one_label = record(
+        {"id": ID_SCHEMA, "label": label, "time": time, "correction": correction}, required=("id", "label")
+    )
     labels = {"type": "array", "items": one_label, "minItems": 1, "maxItems": limits.rows}
     text = {"type": ["string", "null"]}
     reason = {"reason": text, "by": text}
@@ -204,7 +207,7 @@ def _deployed() -> Schema:
 
 def _taken(name: str) -> Schema:
     """What becomes of labels."""
-    names = ("received", "accepted", "duplicate", "conflicting")
+    names = ("received", "accepted", "duplicate", "conflicting", "corrected")
     counts = {count: {"type": "integer", "minimum": 0} for count in names}
     always = {"model": {"const": name}, **counts}
     return record({**always, "monitor": {"const": "unavailable"}}, required=tuple(always))

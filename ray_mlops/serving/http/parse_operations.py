@@ -13,13 +13,21 @@ from ray_mlops.serving.http.parse import (
     parse_event_time,
     shorten,
 )
+from ray_mlops.serving.protocol import LabelRecord
+
+_LABEL_KEYS = frozenset({"id", "label", "time", "correction"})
 
 
-def parse_labels(body: bytes, limits: Limits) -> list[tuple[str, Any, int | None]]:
-    """Check the shape of ``POST /feedback``: ``{"labels": [{"id", "label", "time"?}]}``.
+def parse_labels(body: bytes, limits: Limits, arrival_us: int = 0) -> list[LabelRecord]:
+    """Check the shape of ``POST /feedback``: ``{"labels": [{"id", "label", "time"?, "correction"?}]}``.
+
+    Args:
+        body: What was sent.
+        limits: The most labels and nesting.
+        arrival_us: When it came, microseconds since 1970 UTC.
 
     Returns:
-        Id, label and event time in microseconds (None when not given) of each label, in order.
+        The labels, in order; whether a value fits the model is for ``check_labels`` to say.
 
     Raises:
         RequestError: Anything that is wrong, with its place.
@@ -28,13 +36,10 @@ def parse_labels(body: bytes, limits: Limits) -> list[tuple[str, Any, int | None
     content = members(parse_json(body, limits.depth), {"labels"}, "body")
     labels = []
     for index, row in enumerate(list_of_rows(content, "labels", limits.rows)):
-        where = f"labels[{index}]"
-        members(row, {"id", "label", "time"}, where)
-        check_id(row.get("id"), f"{where}.id")
-        if row.get("label") is None:
-            raise RequestError("a label is missing", f"{where}.label")
-        time = None if row.get("time") is None else parse_event_time(row["time"], f"{where}.time")
-        labels.append((row["id"], row["label"], time))
+        try:
+            labels.append(_label(row, arrival_us))
+        except RequestError as error:
+            raise RequestError(error.problem, f"labels[{index}]{error.where}", error.remedy) from None
     return labels
 
 
@@ -54,3 +59,19 @@ def parse_command(body: bytes, limits: Limits, allowed: Mapping[str, type]) -> d
         if value is not None and not isinstance(value, allowed[name]):
             raise RequestError(f"expected a {allowed[name].__name__}, got {shorten(value)}", name)
     return {name: value for name, value in content.items() if value is not None}
+
+
+def _label(row: dict[str, Any], arrival_us: int) -> LabelRecord:
+    """One label; the places in its errors are relative to the row."""
+    if not row.keys() <= _LABEL_KEYS:
+        members(row, _LABEL_KEYS, "")
+    name, label, time = row.get("id"), row.get("label"), row.get("time")
+    check_id(name, ".id")
+    if label is None:
+        raise RequestError("a label is missing", ".label")
+    is_correction = row.get("correction", False)
+    if not isinstance(is_correction, bool):
+        raise RequestError(f"expected true or false, got {shorten(is_correction)}", ".correction")
+    return LabelRecord(
+        str(name), label, None if time is None else parse_event_time(time, ".time"), arrival_us, is_correction
+    )

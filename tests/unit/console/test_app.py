@@ -304,7 +304,7 @@ def test_performance_shows_how_labels_come_and_whose_rows_do_how_well(data: Any,
         "1 1,119 3.0 days 6.0 days",
         "Labels by age of the row",
         "newest 3 windows",
-        "arm champion 900 50.0% 0.1421 0.812",
+        "arm champion 900 50% 0.1421 0.812",
         "slice carrier=<UA>",
         "Not broken down by weather: it is not an input.",
     ):

@@ -54,6 +54,13 @@ def test_encode_multiclass_numbers_sort_as_numbers() -> None:
     assert encoder.encode(pa.array([9.0, 10.0])).tolist() == [1, 2]
 
 
+def test_class_that_reads_as_nothing_is_no_word() -> None:
+    encoder = TargetEncoder("y", "multiclass", ("", "a"))
+    assert encoder.encode_value("a") == 1.0
+    with pytest.raises(DataError, match="got 'None'"):
+        encoder.encode_value("None")
+
+
 def test_regression_numbers_only() -> None:
     encoder = TargetEncoder.fit(pa.table({"y": [1.5, None, 2.0]}), config("regression"))
     np.testing.assert_array_equal(encoder.encode(pa.array([3, None])), [3.0, np.nan])

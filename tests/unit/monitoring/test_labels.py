@@ -141,8 +141,10 @@ def test_correction_replaces_the_label_and_the_newest_stands(early: bool) -> Non
 def test_correction_of_nothing_is_a_label() -> None:
     labels = join()
     labels.add_predictions(rows("a"))
-    assert labels.add_labels([LabelRecord("a", True, is_correction=True)])["accepted"] == 1
+    assert labels.add_labels([LabelRecord("a", True, arrival=5, is_correction=True)])["accepted"] == 1
     assert labels.add_labels([LabelRecord("a", False)])["conflicting"] == 1
+    assert labels.add_labels([LabelRecord("a", False, arrival=4, is_correction=True)])["conflicting"] == 1
+    assert labels.add_labels([LabelRecord("a", False, arrival=6, is_correction=True)])["corrected"] == 1
 
 
 def test_windows_whose_labels_changed_are_named_until_they_are_taken_in() -> None:

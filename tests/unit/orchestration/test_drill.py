@@ -105,6 +105,20 @@ def test_served_rows_come_with_their_labels_and_times(store: Store) -> None:
     assert len(past.followed_by(past)) == 2 * len(past)
 
 
+def test_corrected_label_of_a_served_row_is_its_truth(store: Store) -> None:
+    def targets() -> np.ndarray:
+        past = logged_past(store.config, store.bundle, store.files)
+        assert past is not None
+        return past.target[np.isfinite(past.target)]
+
+    before = targets()
+    name = "labels/m/day=1970-02-01/r-1.jsonl"
+    first = json.loads(store.files.read(name).splitlines()[0])
+    line = {**first, "label": 1 - first["label"], "is_correction": True}
+    store.files.write(name, store.files.read(name) + json.dumps(line).encode() + b"\n")
+    assert int((targets() != before).sum()) == 1
+
+
 def test_hidden_input_makes_the_log_useless_and_the_snapshot_is_taken(tmp_path: Path) -> None:
     store = Store(tmp_path, city="hash")
     assert logged_past(store.config, store.bundle, store.files) is None

@@ -70,6 +70,17 @@ def test_label_received_after_as_of_is_left_out(store: Files, tmp_path: Path) ->
     assert "c" in rows["i"].to_pylist()
 
 
+def test_correction_counts_from_the_moment_it_was_known(store: Files, tmp_path: Path) -> None:
+    """``a`` was False, and is said to be True on day 19: the decision of day 20 knows it, one of day 18 does not."""
+    line = {"id": "a", "label": True, "time": 19 * DAY, "arrival": 6 * DAY, "is_correction": True}
+    store.write("labels/m/day=1970-01-07/r-1.jsonl", json.dumps(line).encode() + b"\n")
+    earlier = RetrainDecision(**{**DECISION.to_json(), "as_of_us": 18 * DAY})
+    for decision, expected in ((DECISION, True), (earlier, False)):
+        snapshot = snapshot_for(decision, data_config(tmp_path), ENCODER, store)
+        rows = {row["i"]: row["y"] for row in snapshot_table(snapshot, store).to_pylist()}
+        assert rows["a"] is expected
+
+
 def test_snapshot_unites_source_and_log_and_the_log_wins(store: Files, tmp_path: Path) -> None:
     snapshot = snapshot_for(DECISION, data_config(tmp_path), ENCODER, store)
     rows = {row["i"]: row for row in snapshot_table(snapshot, store).to_pylist()}

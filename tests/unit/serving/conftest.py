@@ -143,6 +143,8 @@ class ScriptedMonitor:
     fails: bool = False
     hangs: bool = False
     labels: list[LabelRecord] = field(default_factory=list)
+    corrected: int = 0
+    """What it says of the labels that are corrections."""
 
     async def _say(self, value: Any) -> Any:
         if self.hangs:
@@ -161,7 +163,8 @@ class ScriptedMonitor:
         known = {label.id for label in self.labels}
         fresh = [label for label in labels if label.id not in known]
         self.labels.extend(fresh)
-        return await self._say({"accepted": len(fresh), "duplicate": len(labels) - len(fresh), "conflicting": 0})
+        counts = {"accepted": len(fresh), "duplicate": len(labels) - len(fresh), "conflicting": 0}
+        return await self._say(counts | ({"corrected": self.corrected} if self.corrected else {}))
 
 
 class FakeClock:

@@ -29,6 +29,7 @@ from ray_mlops.serving import parts
 from ray_mlops.serving.answering import Answering
 from ray_mlops.serving.breaker import BREAK_AFTER
 from ray_mlops.serving.following import RouteFollower, TallyReporter
+from ray_mlops.serving.label_log import read_labels
 from ray_mlops.serving.protocol import Arm, RouteTable
 from ray_mlops.serving.slicing import SliceColumn
 
@@ -862,13 +863,29 @@ async def test_metrics_of_the_monitor_are_merged(rig: Any) -> None:
     assert len(types) == len(set(types))
 
 
+NOTHING_ELSE = {"duplicate": 0, "conflicting": 0, "corrected": 0}
+
+
+@run
+async def test_correction_is_durable_and_counted(rig: Any) -> None:
+    await rig.apply()
+    rig.monitor.corrected = 1
+    labels = [{"id": "a", "label": 1}, {"id": "a", "label": 0, "correction": True}]
+    answer = (await post(rig, "/models/flights/feedback", {"labels": labels})).json()
+    assert (answer["received"], answer["corrected"]) == (2, 1)
+    assert [label.is_correction for label in rig.monitor.labels] == [False, True]
+    assert read_labels(rig.files, "flights")["is_correction"].to_pylist() == [False, True]
+    counted = 'ray_mlops_labels_total{model="flights",replica="replica-1",state="corrected"} 1.0'
+    assert counted in (await get(rig, "/metrics")).text
+
+
 @run
 async def test_feedback_is_durable_without_the_monitor(rig: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("ray_mlops.serving.app.SIDE_TIMEOUT_S", 0.02)
     await rig.apply()
     labels = [{"id": "a", "label": 1}, {"id": "b", "label": 0}]
     first = await post(rig, "/feedback", {"labels": labels})
-    assert first.json() == {"model": "flights", "received": 2, "accepted": 2, "duplicate": 0, "conflicting": 0}
+    assert first.json() == {"model": "flights", "received": 2, "accepted": 2, **NOTHING_ELSE}
     assert (await post(rig, "/feedback", {"labels": labels})).json()["duplicate"] == 2
     rig.monitor.hangs = True
     away = (await post(rig, "/feedback", {"labels": [{"id": "c", "label": 1}]})).json()

@@ -1,11 +1,16 @@
 """The client's own mistakes are told before anything is sent."""
 
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import httpx
 import pytest
 
 from ray_mlops.errors import (
     GateRefusedError,
     ModelNotFoundError,
+    OverloadError,
     RayMLOpsError,
     RequestError,
     RolloutError,
@@ -28,3 +33,57 @@ def test_refusal_of_an_operator_arrives_as_what_it_was(kind: type[RayMLOpsError]
     found = _error(httpx.Response(response.status, content=response.body), "POST /rollout/start")
     assert type(found) is kind
     assert found.args == error.args
+
+
+class Script:
+    """A service that answers with statuses in turn, the last for ever; and a client of it, which waits at once."""
+
+    def __init__(self, *statuses: int, headers: Mapping[str, str] | None = None) -> None:
+        self.bodies: list[Any] = []
+        self.pauses_s: list[float] = []
+        self._statuses, self._headers = list(statuses), headers or {}
+        self.client = Client("http://service", "m", sleep=self.pauses_s.append)
+        self.client._http = httpx.Client(base_url="http://service", transport=httpx.MockTransport(self._answer))
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.bodies.append(json.loads(request.content))
+        status = self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
+        return httpx.Response(status, json={"accepted": 1}, headers=self._headers)
+
+
+LABEL = {"id": "a", "label": 1}
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_feedback_is_repeated_while_the_service_is_full(status: int) -> None:
+    script = Script(status, status, status, 200, headers={"retry-after": "1"})
+    assert script.client.feedback([LABEL], patience_s=60.0) == {"accepted": 1}
+    assert script.pauses_s == [1.0, 2.0, 4.0]
+    assert script.bodies == [{"labels": [LABEL]}] * 4
+
+
+@pytest.mark.parametrize(
+    ("status", "patience_s", "pauses_s"), [(503, 10.0, [0.5, 1.0, 2.0, 4.0]), (503, 0.0, []), (500, 60.0, [])]
+)
+def test_patience_ends_and_only_a_full_service_is_worth_it(
+    status: int, patience_s: float, pauses_s: Sequence[float]
+) -> None:
+    script = Script(status)
+    with pytest.raises(OverloadError, match=f"HTTP {status}"):
+        script.client.feedback([LABEL], patience_s=patience_s)
+    assert script.pauses_s == pauses_s
+
+
+def test_predictions_are_asked_for_once() -> None:
+    script = Script(503)
+    with pytest.raises(OverloadError):
+        script.client.predict([{"x": 1}])
+    assert (len(script.bodies), script.pauses_s) == (1, [])
+
+
+def test_labels_may_be_corrections_one_by_one_or_all() -> None:
+    script = Script(200)
+    script.client.feedback([LABEL, {**LABEL, "correction": True}])
+    script.client.feedback([LABEL, LABEL], correction=True)
+    marks = [[label.get("correction") for label in body["labels"]] for body in script.bodies]
+    assert marks == [[None, True], [True, True]]

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,25 @@ def test_labels_are_durable_when_append_returns(tmp_path: Path, monkeypatch: Any
     assert str(path) in synced
     assert {str(path.parent), str(path.parent.parent), str(path.parent.parent.parent)} <= set(synced)
     assert read_labels(files, "flights").to_pylist() == [
-        {"id": "b", "label": "0.5", "time": None, "arrival": 0},
-        {"id": "a", "label": '"x"', "time": 2, "arrival": 1},
+        {"id": "b", "label": "0.5", "time": None, "arrival": 0, "is_correction": False},
+        {"id": "a", "label": '"x"', "time": 2, "arrival": 1, "is_correction": False},
     ]
+
+
+def test_only_a_correction_says_so_in_its_line(tmp_path: Path) -> None:
+    files = Files(str(tmp_path))
+    given = [label("a", 1, 5), LabelRecord("a", 0, None, 5, is_correction=True)]
+    asyncio.run(LabelLog(files, "rep").append("flights", given))
+    assert files.read("labels/flights/day=1970-01-01/rep-1.jsonl").splitlines() == [
+        b'{"id":"a","label":1,"time":null,"arrival":5}',
+        b'{"id":"a","label":0,"time":null,"arrival":5,"is_correction":true}',
+    ]
+    assert read_labels(files, "flights")["is_correction"].to_pylist() == [False, True]
+
+
+def test_record_survives_a_process_border() -> None:
+    record = LabelRecord("a", "x", 3, 4, is_correction=True)
+    assert pickle.loads(pickle.dumps(record)) == record
 
 
 def test_requests_that_wait_share_a_commit(tmp_path: Path, monkeypatch: Any) -> None:
@@ -116,11 +133,41 @@ def test_object_store_takes_an_object_for_each_commit() -> None:
         fsspec.filesystem("memory").store.clear()
 
 
-def test_reader_refuses_what_is_no_label(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id": "a"}',
+        b'{"label": 1, "time": null, "arrival": 1}',
+        b'{"id": 1, "label": 1, "time": null, "arrival": 1}',
+        b'{"id": "a", "label": 1, "time": "x", "arrival": 1}',
+        b'{"id": "a", "label": 1, "time": null, "arrival": 1, "is_correction": "yes"}',
+        b"[1]",
+        b"5",
+        b'{"id": "a", "label": 1',
+        b"",
+    ],
+)
+def test_reader_refuses_what_is_no_label(tmp_path: Path, line: bytes) -> None:
     files = Files(str(tmp_path))
-    files.write("labels/flights/day=1970-01-01/rep-1.jsonl", b'{"id": "a"}\n')
-    with pytest.raises(StoreError, match="no label"):
+    good = b'{"id": "g", "label": 1, "time": null, "arrival": 1}\n'
+    files.write("labels/flights/day=1970-01-01/rep-1.jsonl", good + line + b"\n" + good)
+    with pytest.raises(StoreError, match=r"rep-1\.jsonl: holds a line that is no label"):
         read_labels(files, "flights")
+
+
+def test_torn_last_line_is_left_out_wherever_the_reader_cuts(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("ray_mlops.serving.label_log._READ_BYTES", 60)
+    files = Files(str(tmp_path))
+    lines = [b'{"id": "%d", "label": %d, "time": null, "arrival": %d}\n' % (n, n, 9 - n) for n in range(9)]
+    for number, torn in enumerate((b"", b'{"id": "torn", "label": 1, "time": null, "arrival": 1}', b'{"id"')):
+        files.write(f"labels/m{number}/day=1970-01-01/rep-1.jsonl", b"".join(lines) + torn)
+        assert read_labels(files, f"m{number}")["id"].to_pylist() == [str(n) for n in range(8, -1, -1)]
+
+
+def test_labels_of_one_moment_stay_in_the_order_of_the_log(tmp_path: Path) -> None:
+    files, log = Files(str(tmp_path)), LabelLog(Files(str(tmp_path)), "rep")
+    asyncio.run(log.append("flights", [label("late", arrival_us=9), *(label(f"id-{n}") for n in range(100))]))
+    assert read_labels(files, "flights")["id"].to_pylist() == [*(f"id-{n}" for n in range(100)), "late"]
 
 
 def test_no_labels_is_an_empty_table(tmp_path: Path) -> None:

@@ -318,3 +318,19 @@ def test_merged_histograms_stay_together() -> None:
     lines = merge_expositions(own, other).splitlines()
     assert lines[0] == "# TYPE h histogram"
     assert sorted(lines[1:]) == sorted(own.splitlines()[1:] + other.splitlines()[1:])
+
+
+@pytest.mark.parametrize("correction", [True, False, 1, "true", None])
+def test_correction_is_described_as_it_is_checked(rig: Any, correction: Any) -> None:
+    document = fetch(rig)
+    body = {"labels": [{"id": "a", "label": 1, "correction": correction}]}
+
+    async def ask() -> Any:
+        async with rig.client() as client:
+            return await client.post("/feedback", json=body)
+
+    response = asyncio.run(ask())
+    validator = jsonschema.Draft202012Validator(request_schema(document, "/feedback"))
+    assert validator.is_valid(body) == (response.status_code == 200) == isinstance(correction, bool)
+    if response.status_code != 200:
+        assert response.json()["error"]["where"] == "labels[0].correction"

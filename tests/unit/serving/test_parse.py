@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
@@ -12,6 +13,7 @@ from ray_mlops.serving.http.json_body import parse_json
 from ray_mlops.serving.http.parse import InputColumns, Limits, parse_event_time
 from ray_mlops.serving.http.parse import parse_predict as parse
 from ray_mlops.serving.http.parse_operations import parse_command, parse_labels
+from ray_mlops.serving.protocol import LabelRecord
 
 LIMITS = Limits(body_bytes=1000, rows=5, depth=4)
 COLUMNS = InputColumns(frozenset({"distance", "carrier"}), frozenset({"distance", "carrier", "wind"}), "at")
@@ -118,6 +120,31 @@ def test_brackets_in_strings_are_no_depth() -> None:
         parse_json(orjson.dumps(["]]]]", [[["x"]]]]), 2)
 
 
+def test_depth_agrees_with_a_reader_of_single_characters() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        content = _any_json(rng, int(rng.integers(0, 7)))
+        body, depth = orjson.dumps(content), _depth(content)
+        parse_json(body, max(depth, 1))
+        if depth > 1:
+            with pytest.raises(RequestError, match="nested deeper"):
+                parse_json(body, depth - 1)
+
+
+def _any_json(rng: np.random.Generator, depth: int) -> Any:
+    text = "".join(rng.choice(list('[]{}"\\\n,:a'), int(rng.integers(0, 8))))
+    if depth == 0:
+        return text
+    inner = _any_json(rng, depth - 1)
+    return [text, inner, text] if rng.random() < 0.5 else {text: inner, f"{text}]": text}
+
+
+def _depth(content: Any) -> int:
+    if not isinstance(content, list | dict):
+        return 0
+    return 1 + max(map(_depth, content.values() if isinstance(content, dict) else content))
+
+
 @pytest.mark.parametrize("text", ["", "2024-13-01", "24"])
 def test_event_time_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="x: expected an ISO 8601 time"):
@@ -131,7 +158,15 @@ def test_event_time_at_the_edge_of_the_calendar_is_read(text: str) -> None:
 
 def test_labels_are_read() -> None:
     content = body(labels=[{"id": "a", "label": 1}, {"id": "b", "label": "x", "time": "1970-01-01T00:00:01Z"}])
-    assert parse_labels(content, LIMITS) == [("a", 1, None), ("b", "x", 1_000_000)]
+    assert parse_labels(content, LIMITS) == [LabelRecord("a", 1), LabelRecord("b", "x", 1_000_000)]
+
+
+def test_label_says_whether_it_is_a_correction() -> None:
+    labels = [{"id": "a", "label": 1, "correction": True}, {"id": "b", "label": 0, "correction": False}]
+    assert parse_labels(body(labels=labels), LIMITS, 7) == [
+        LabelRecord("a", 1, None, 7, is_correction=True),
+        LabelRecord("b", 0, None, 7),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +176,12 @@ def test_labels_are_read() -> None:
         ([{"label": 1}], r"labels\[0\]\.id: None is no valid id"),
         ([{"id": "a", "label": 1, "when": 2}], r"labels\[0\]: unknown key 'when'"),
         ([{"id": "a", "label": 1, "time": "x"}], r"labels\[0\]\.time: expected an ISO 8601"),
+        (
+            [{"id": "a", "label": 1}, {"id": "b", "label": 1, "correction": 1}],
+            r"labels\[1\]\.correction: expected true or false, got 1",
+        ),
+        ([{"id": "a", "label": 1, "correction": "true"}], r"labels\[0\]\.correction: expected true or false"),
+        ([{"id": "a", "label": 1, "correction": None}], r"labels\[0\]\.correction: expected true or false"),
     ],
 )
 def test_labels_refuse(labels: list[Any], said: str) -> None:
