@@ -34,6 +34,8 @@ class Recorder:
     """By window: realised and estimated loss, as shown when its labels had matured; without labels as shown last."""
     limits: dict[int, float] = field(default_factory=dict)
     """By window: the mean loss up to which nothing is a decay."""
+    loss_log_e: dict[int, float] = field(default_factory=dict)
+    """By window: evidence at its close that the loss has risen."""
     limit: float = float("nan")
     """Log evidence at which the action level is reached."""
     name: str = field(init=False)
@@ -61,6 +63,8 @@ class Recorder:
         view = self.watched.view()
         drift: Mapping[str, Any] = view["drift"]
         self.limit = float(drift["limit"])
+        if view["closed_window"] is not None and drift["loss"] is not None:
+            self.loss_log_e.setdefault(view["closed_window"], float(drift["loss"]["log_e"]))
         for shown in view["windows"]:
             self.windows.setdefault(shown["window"], shown)
         for shown in view["performance"]:

@@ -88,7 +88,7 @@ def line_chart(
     *,
     markers: Sequence[Marker] = (),
     shades: Sequence[Shade] = (),
-    ticks: Sequence[int] | None = None,
+    ticks: Mapping[int, str] | None = None,
     left: float | None = None,
     title: str = "",
     y_label: str = "",
@@ -103,7 +103,7 @@ def line_chart(
         series: Values in the order of ``x_labels``; NaN is a gap.
         markers: Drawn as dashed vertical lines, with their labels above the plot.
         shades: Filled behind the lines.
-        ticks: Indices of the labels that are written below; None writes as many as have room.
+        ticks: What is written below, by index of the label; None writes as many labels as have room.
         left: Where the plot begins, for charts below each other; None takes what the numbers need.
         y_range: What the y axis shows at least; values beyond it widen it.
         is_share: Whether values are shares, to be written as per cent.
@@ -116,9 +116,9 @@ def line_chart(
     head, top = draw_head(title, y_label, [(one.name, colour, one.is_dashed) for one, colour in coloured], width)
     top += markers_height(markers, len(x_labels), left, width - 16)
     plot = Plot(left, top, width - 16, height - 28, -0.5, max(len(x_labels), 1) - 0.5, heights[0], heights[-1])
-    written = range(len(x_labels)) if ticks is None else ticks
+    written = dict(enumerate(x_labels)) if ticks is None else ticks
     body = [head, draw_shades(plot, shades), y_axis(plot, heights, numbers)]
-    body.append(x_axis(plot, written, [x_labels[index] for index in written]))
+    body.append(x_axis(plot, list(written), list(written.values())))
     body.append(draw_markers(plot, markers, len(x_labels)))
     for one, colour in coloured:
         points = [(plot.x(index), value) for index, value in enumerate(one.values)]

@@ -1,7 +1,7 @@
 """Heat maps as SVG text: features by days, or true classes by predicted ones."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ray_mlops.evaluation.marks import Marker, Shade, draw_markers, draw_shades, markers_height
 from ray_mlops.evaluation.svg import (
@@ -39,7 +39,7 @@ def heat_map(
     is_share: bool = False,
     markers: Sequence[Marker] = (),
     shades: Sequence[Shade] = (),
-    ticks: Sequence[int] | None = None,
+    ticks: Mapping[int, str] | None = None,
     left: float | None = None,
     width: float = 760,
     row_height: float = 22,
@@ -54,7 +54,7 @@ def heat_map(
         is_share: Whether values are shares, to be written as per cent.
         markers: Drawn as dashed vertical lines, with their labels above the cells.
         shades: Filled behind the cells; they are seen where cells are empty.
-        ticks: Indices of the columns whose names are written below; None writes as many as have room.
+        ticks: What is written below, by index of the column; None writes as many names as have room.
         left: Where the cells begin, for charts below each other; None takes what the names of rows need.
     """
     finite = [abs(value) for row in values for value in row if math.isfinite(value)]
@@ -70,8 +70,8 @@ def heat_map(
     cell = (plot.right - plot.left) / max(len(columns), 1)
     body = [text(0, 16, shorten(title, 14, width), size=14, bold=True)] if title else []
     body += [text(0, head - 8, y_label, tone="muted")] if y_label else []
-    written = range(len(columns)) if ticks is None else ticks
-    body.append(x_axis(plot, written, [shorten(columns[index], 12, max(cell - 4, 100)) for index in written]))
+    written = dict(enumerate(columns)) if ticks is None else ticks
+    body.append(x_axis(plot, list(written), [shorten(name, 12, max(cell - 4, 100)) for name in written.values()]))
     body.append(draw_shades(plot, shades))
     for index, (name, row) in enumerate(zip(rows, values, strict=True)):
         y = top + row_height * index

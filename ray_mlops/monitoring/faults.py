@@ -26,6 +26,8 @@ _BURST = 0.25
 _RANKS = (1, 3)
 """Runs of windows with more nulls than any of the reference, and than all but two (one had an outage itself)."""
 _CONSTANT_TOLERANCE = 0.05
+_ABSENT = 2
+"""Windows in a row without a column that was never logged from which that is a fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,11 @@ class FaultDetector:
         self._runs = [0] * len(_RANKS)  # windows in a row above each of those limits
         self._bursts = 0  # windows in a row with far more nulls than the reference ever had
         self._was_there = False
+        self._absent = 0  # windows in a row without the column
+        is_number = isinstance(reference.bins, NumericBins)
+        self._word = "number" if is_number else "value"
+        # What cannot be read as a number counts as null: a reader must not look for missing values only.
+        self._unreadable = ", infinite, or of another type" if is_number else ""
 
     def update(self, counts: ColumnCounts | None, violations: int = 0) -> tuple[Breach, ...]:
         """Take one closed window and return the breaches that are up after it.
@@ -112,8 +119,11 @@ class FaultDetector:
             violations: Values that broke a declared range or domain.
         """
         if counts is None or counts.n == 0:
-            return (self._breach("missing", 1.0, 0.0, "the column is gone"),) if self._was_there else ()
-        self._was_there = True
+            self._absent += 1
+            # Once it may be a window of the version before, whose log had no such column.
+            is_gone = self._was_there or self._absent >= _ABSENT
+            return (self._breach("missing", 1.0, 0.0, "the column is gone from the log"),) if is_gone else ()
+        self._was_there, self._absent = True, 0
         found = [*self._nulls(counts), *self._domain(counts, violations)]
         if present_rows(counts) >= self._min_rows:
             found += [*self._constant(counts), *self._scale(counts)]
@@ -127,6 +137,7 @@ class FaultDetector:
             "bursts": self._bursts,
             "runs": list(self._runs),
             "was_there": self._was_there,
+            "absent": self._absent,
         }
 
     def restore(self, content: Mapping[str, Any]) -> None:
@@ -137,6 +148,7 @@ class FaultDetector:
         self._bursts = content["bursts"]
         self._runs = list(content.get("runs", self._runs))  # not in checkpoints of older releases
         self._was_there = content["was_there"]
+        self._absent = content.get("absent", 0)
 
     def _nulls(self, counts: ColumnCounts) -> list[Breach]:
         found = [self._empty(counts), self._declared_nulls(counts), self._more_nulls(counts)]
@@ -145,7 +157,8 @@ class FaultDetector:
     def _empty(self, counts: ColumnCounts) -> Breach | None:
         if present_rows(counts) or not self._num_windows or self._most_nulls >= 0.9:
             return None
-        return self._breach("empty", 1.0, self._most_nulls, "every value is null")
+        text = f"{counts.n} rows and not a single {self._word}: each is null{self._unreadable}"
+        return self._breach("empty", 1.0, self._most_nulls, text)
 
     def _declared_nulls(self, counts: ColumnCounts) -> Breach | None:
         declared = self._reference.max_null_ratio
