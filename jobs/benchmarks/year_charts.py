@@ -153,9 +153,9 @@ def _evidence(year: WatchedYear, axis: YearAxis, marks: Sequence[Marker]) -> str
 def _losses(year: WatchedYear, axis: YearAxis, marks: Sequence[Marker]) -> str:
     known = [year.recorder.performance.get(window) or {} for window in axis.windows]
     bands: list[Mapping[str, Any]] = [_estimated(shown) for shown in known]
-    realised = Series("realised, from labels that came 7 days later", [_number(shown.get("loss")) for shown in known])
+    realised = Series("realised, from labels", [_number(shown.get("loss")) for shown in known])
     estimated = Series(
-        "estimated without labels, with its band",
+        "estimated without them",
         [_number(band.get("value")) for band in bands],
         [_number(band.get("lower")) for band in bands],
         [_number(band.get("upper")) for band in bands],
@@ -227,7 +227,7 @@ def _off(year: WatchedYear, window: int) -> tuple[str, int] | None:
 
 
 def _training(year: WatchedYear, axis: YearAxis) -> Shade:
-    return axis.shade(year.first_window, year.start_window - 1, "reference of version 1, and what it was trained on")
+    return axis.shade(year.first_window, year.start_window - 1, "reference, training")
 
 
 def _start(epoch: LedgerEvent, year: WatchedYear) -> int:

@@ -23,8 +23,9 @@ _CAPTIONS = {
     "version is measured against days of its own, so that a promotion starts anew.",
     "evidence": "The same days as evidence, which adds up: an alarm is raised where the first row is full, and stands "
     "until another version is champion. Calendar columns are never tested.",
-    "loss": "Where the estimate is switched off there is a gap; the colour behind it says why. Days of the last week "
-    "have no labels yet.",
+    "loss": "Where the estimate is switched off there is a gap, and a colour behind it: red where labels contradict "
+    "it, violet where rows are unlike those that it was fitted on (every stretch is in the table below). Its band is "
+    "that of 95 % of days. The last week has no labels yet.",
     "versions": "",
 }
 

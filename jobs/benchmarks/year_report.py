@@ -19,9 +19,9 @@ from ray_mlops.orchestration.backtest.history import History
 from ray_mlops.orchestration.drill import default_plan, run_drill
 from ray_mlops.orchestration.past_rows import PastRows, stretch_of_newest
 
-DRILL_END_US = 1367366400_000_000
-"""1 May 2013: the drills put the days of four months into random order, so that there is a whole reference."""
-DRILL_WINDOWS = 20
+DRILL_END_US = 1370044800_000_000
+"""1 June 2013: the drills put the days of five months into random order, so that there is a whole reference."""
+DRILL_WINDOWS = 30
 """Longer than the configured drill: labels come 7 days late."""
 
 
@@ -31,13 +31,13 @@ def measure(options: Options, report: Report) -> None:
     store = options.directory / "year"
     store.mkdir()
     year = watch_year(store, options.quick, _progress)
-    told = tell_drills(year.history, repeats=1 if options.quick else 3)
+    told = tell_drills(year.history, repeats=3 if options.quick else 5)
     page = write_page(year, told, options.out)
     alarms = [event.payload["alarm"] for event in year.events if event.kind == "monitor.alarm"]
     passed = sum(one.became_champion for one in year.report.retrainings)
     count = len(year.report.retrainings)
     report.figures += [
-        Figure("year_alarms", len(alarms), detail=f"{', '.join(alarms)}; see {page}"),
+        Figure("year_alarms", len(alarms), detail=f"{', '.join(alarms)}; see {page.name}"),
         Figure("year_retrainings", count, detail=f"{passed} became champion"),
         Figure("year_log_loss", year.report.loss, detail="all rows from March on, each by the champion of its day"),
         estimate_error(year),
@@ -63,9 +63,7 @@ def estimate_error(year: WatchedYear) -> Figure:
     truth = [loss for loss, _ in shown]
     constant = mean_of(abs(loss - mean_of(truth)) for loss in truth)
     days = len(year.recorder.performance)
-    detail = (
-        f"mean error of the bounded loss on {len(shown)} of {days} days; a constant guess {constant:.4f}"
-    )
+    detail = f"mean error of the bounded loss on {len(shown)} of {days} days; a constant guess {constant:.4f}"
     return Figure("year_estimate_error", mean_of(abs(loss - guess) for loss, guess in shown), detail=detail)
 
 

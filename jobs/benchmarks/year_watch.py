@@ -65,14 +65,13 @@ class Recorder:
         self.limit = float(drift["limit"])
         if view["closed_window"] is not None and drift["loss"] is not None:
             self.loss_log_e.setdefault(view["closed_window"], float(drift["loss"]["log_e"]))
+            self.limits.setdefault(view["closed_window"], float(drift["loss"]["limit"]))
         for shown in view["windows"]:
             self.windows.setdefault(shown["window"], shown)
         for shown in view["performance"]:
             if shown["window"] not in self._matured:
                 self._matured.add(shown["window"])
                 self.performance[shown["window"]] = shown
-                if drift["loss"] is not None:
-                    self.limits[shown["window"]] = float(drift["loss"]["limit"])
         for shown in view["unlabelled"]:
             self.performance[shown["window"]] = shown
 

@@ -167,5 +167,6 @@ def place_markers(markers: Sequence[Marker], num_labels: int, left: float, right
         first, last = (x - wide, x) if anchor == "end" else (x, x + wide)
         row = next((row for row, start in enumerate(starts) if last <= start), len(starts))
         starts[row : row + 1] = [first]
+        starts[:row] = [min(start, x) for start in starts[:row]]  # its line passes through the rows below
         places[index] = (row, anchor)
     return places

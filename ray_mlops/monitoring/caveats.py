@@ -27,6 +27,10 @@ def caveat_of(monitor: FeatureMonitor, config: MonitoringConfig) -> Caveat:
     pooled = sum(monitor.reference_windows(), ColumnCounts.empty(monitor.reference.bins))
     if monitor.is_warming_up:
         return _warming_up(monitor, pooled, config)
+    if monitor.is_blind:
+        return Caveat(
+            False, "not watched for drift: the reference has no value of it, so there is nothing to compare with"
+        )
     return Caveat(True, _standing(monitor.reference, pooled))
 
 
@@ -42,8 +46,6 @@ def _warming_up(monitor: FeatureMonitor, pooled: ColumnCounts, config: Monitorin
 
 
 def _standing(reference: FeatureReference, pooled: ColumnCounts) -> str:
-    if not present_rows(pooled):
-        return "the reference has no value of it at all: only that values appear can be noticed, not how they change"
     if isinstance(reference.bins, NumericBins) and pooled.minimum == pooled.maximum:
         return f"constant in the reference ({pooled.minimum:g}): whatever else comes counts as out of its range"
     if isinstance(reference.bins, CategoricalBins):

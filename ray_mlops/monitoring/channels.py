@@ -82,7 +82,7 @@ class _Column:
     monitor: FeatureMonitor | None
     """None for calendar columns."""
     faults: FaultDetector | None
-    """None for the score and for projections."""
+    """None for projections."""
     magnitudes: StratifiedMagnitudes
     weight: float
     counts: ColumnCounts | None = None
@@ -123,10 +123,11 @@ class DatasetMonitor:
         self._columns: dict[str, _Column] = {}
         for reference in [*references, *([score] if score is not None else [])]:
             is_watched = reference.role != "calendar"
-            is_input = reference is not score and not reference.derived_from
+            looks_at: Literal["everything", "nulls"] = "nulls" if reference is score else "everything"
+            faults = FaultDetector(reference, config, num_inputs, max_violation_ratio, looks_at)
             self._columns[reference.name] = _Column(
                 FeatureMonitor(reference, config) if is_watched else None,
-                FaultDetector(reference, config, num_inputs, max_violation_ratio) if is_input else None,
+                None if reference.derived_from else faults,
                 StratifiedMagnitudes(reference.bins, reference.windows, reference.strata, config),
                 weights.get(reference.name, 0.0),
             )
@@ -329,8 +330,7 @@ class DatasetMonitor:
 
     def _summary(self, column: _Column) -> dict[str, Any]:
         monitor, counts = column.monitor, column.counts
-        status = "calendar" if monitor is None else "warming_up" if monitor.is_warming_up else "testing"
-        summary: dict[str, Any] = {"log_e": 0.0 if monitor is None else monitor.log_e, "status": status}
+        summary: dict[str, Any] = {"log_e": 0.0 if monitor is None else monitor.log_e, "status": _status(monitor)}
         if counts is not None and counts.n:
             found = column.magnitudes.at(self._window).total_variation(counts)
             summary |= {"total_variation": found.value, "expected": found.expected, "is_noise": found.is_noise}
@@ -381,7 +381,7 @@ class DatasetMonitor:
                 continue
             if column.monitor is not None:
                 column.monitor.restore(state["monitor"])
-            if column.faults is not None:
+            if column.faults is not None and state["faults"] is not None:  # older releases: None for the score
                 column.faults.restore(state["faults"])
             column.breaches = tuple(Breach(**{k: v for k, v in b.items() if k != "name"}) for b in state["breaches"])
             column.counts = None if state["counts"] is None else ColumnCounts.from_json(state["counts"])
@@ -394,6 +394,14 @@ class DatasetMonitor:
 def _test(monitor: FeatureMonitor, window: int, counts: ColumnCounts | None) -> None:
     if counts is not None and counts.n:
         monitor.update(window, counts)
+
+
+def _status(monitor: FeatureMonitor | None) -> str:
+    if monitor is None:
+        return "calendar"
+    if monitor.is_blind:
+        return "not_watched"
+    return "warming_up" if monitor.is_warming_up else "testing"
 
 
 def _column_state(column: _Column) -> dict[str, Any]:

@@ -67,11 +67,18 @@ class FaultDetector:
         config: Tolerances; ``notification_windows`` is the mean time between two false `nulls` or `constant`.
         num_features: Columns that share that mean time.
         max_violation_ratio: Share of values that may break the declared range or domain.
+        looks_at: `nulls` for the model's own answers, which may be absent for a window, or all alike.
     """
 
     def __init__(
-        self, reference: FeatureReference, config: MonitoringConfig, num_features: int, max_violation_ratio: float
+        self,
+        reference: FeatureReference,
+        config: MonitoringConfig,
+        num_features: int,
+        max_violation_ratio: float,
+        looks_at: Literal["everything", "nulls"] = "everything",
     ) -> None:
+        self._looks_at = looks_at
         self._reference = reference
         self._max_violation_ratio = max_violation_ratio
         self._threshold = log(config.notification_windows * max(num_features, 1))
@@ -118,6 +125,8 @@ class FaultDetector:
             counts: The window's counts; None when other columns were counted and this one was not.
             violations: Values that broke a declared range or domain.
         """
+        if self._looks_at == "nulls":
+            return () if counts is None or counts.n == 0 else tuple(self._nulls(counts))
         if counts is None or counts.n == 0:
             self._absent += 1
             # Once it may be a window of the version before, whose log had no such column.
@@ -168,7 +177,7 @@ class FaultDetector:
         limit = allowed + 3.0 * sqrt(allowed * (1.0 - allowed) / counts.n)
         if counts.null_ratio <= limit:
             return None
-        text = f"{counts.null_ratio:.1%} of the values are null, the contract allows {declared:.1%}"
+        text = f"{counts.null_ratio:.1%} of the values are null{self._unreadable}, the contract allows {declared:.1%}"
         return self._breach("declared_nulls", counts.null_ratio, limit, text)
 
     def _more_nulls(self, counts: ColumnCounts) -> Breach | None:
@@ -181,12 +190,12 @@ class FaultDetector:
         self._runs = [run + 1 if ratio > a else 0 for run, a in zip(self._runs, self._run_limits, strict=True)]
         for run, length, above in zip(self._runs, self._run_lengths, self._run_limits, strict=True):
             if run >= length > 0:
-                text = f"{ratio:.1%} of the values are null, {run} windows in a row above {above:.1%}"
+                text = f"{ratio:.1%} of the values are null{self._unreadable}, {run} windows in a row above {above:.1%}"
                 return self._breach("nulls", ratio, above, text)
         if ratio <= limit:
             self._null_wealth = _forgiven(self._null_wealth, self._threshold)
         elif self._null_wealth.log_r >= self._threshold or self._bursts >= 2:
-            text = f"{ratio:.1%} of the values are null, evidence of more than {limit:.1%}"
+            text = f"{ratio:.1%} of the values are null{self._unreadable}, evidence of more than {limit:.1%}"
             return self._breach("nulls", ratio, limit, text)
         return None
 

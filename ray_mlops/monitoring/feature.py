@@ -102,6 +102,13 @@ class FeatureMonitor:
         return sum(stratum.num_reference_windows for stratum in self._strata)
 
     @property
+    def is_blind(self) -> bool:
+        """Whether nothing can be tested: no value to compare with, or too few for even the row-level fallback."""
+        if self.is_warming_up:
+            return self.row_tolerance is None
+        return not any(present_rows(window) for window in self.reference_windows())
+
+    @property
     def row_tolerance(self) -> float | None:
         """Total variation that the row-level fallback cannot tell from none, least of all strata; None without it."""
         found = [stratum.row_tolerance for stratum in self._strata]

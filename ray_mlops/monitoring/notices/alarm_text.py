@@ -6,6 +6,7 @@ from math import exp
 from typing import Any
 
 from ray_mlops.ledger import LedgerEvent
+from ray_mlops.monitoring.handover import SCORE
 from ray_mlops.monitoring.notices.notice import Notice, moment, paragraphs
 from ray_mlops.monitoring.notices.runbook import what_to_do
 from ray_mlops.monitoring.notices.standing import Standing, model_of
@@ -148,6 +149,8 @@ def _drift(event: LedgerEvent, done: str | None) -> Notice:
     named = ", ".join(guilty[:_NAMED]) + (f" and {len(guilty) - _NAMED} more" if len(guilty) > _NAMED else "")
     columns = payload.get("columns") or {}
     which = "; ".join(describe_column(column, columns.get(column) or {}) for column in guilty[:_NAMED])
+    if any("~" in column for column in guilty[:_NAMED]):
+        which += ". a~b is how a hangs together with b: each alone may look as it always did"
     subject = _SUBJECTS.get(name, f"{name} has")
     kind = _KINDS.get(str(payload.get("kind")), "") if name == "loss" else ""
     verb = "risen" if name == "loss" else "drifted"
@@ -168,9 +171,10 @@ def _breach(event: LedgerEvent, done: str | None) -> Notice:
     name, reason = str(payload.get("name")), str(payload.get("reason"))
     feature, _, kind = name.rpartition(":")
     column = str(payload.get("feature") or feature)
-    basis = "the declared contract is broken" if kind in _DECLARED else "the input is broken"
+    place = f"the model's own answers ({column})" if column == SCORE else f"column {column}"
+    basis = "the declared contract is broken by" if kind in _DECLARED else "the data are broken:"
     text = paragraphs(
-        what=f"{basis}, column {column}: {reason}. That is a fault of the pipe, not a change of the world.",
+        what=f"{basis} {place}: {reason}. That is a fault of the pipe, not a change of the world.",
         since=f"the window that begins {moment(_window_us(event))}. Raised {_window_end(event)}.",
         how_sure=describe_breach(kind, payload),
         which_features=f"{column}.",

@@ -58,6 +58,9 @@ class Traffic:
     classes: tuple[str, ...] = CLASSES
     is_text: bool = False
     """Whether x is logged as text."""
+    reference: Mapping[str, Any] = field(default_factory=dict)
+    """What replaces columns (or ``rows``) in the windows of the reference."""
+    num_reference: int = NUM_REFERENCE
 
     def window(self, window: int, shift: float = 0.0, **columns: Any) -> pa.Table:
         """The rows of one window; ``shift`` moves the number x, columns replace what is generated."""
@@ -377,7 +380,7 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
 
 def _save_bundle(files: Files, config: ProjectConfig, traffic: Traffic, seed: int, estimated: bool = True) -> BundleRef:
     """A bundle with random weights, whose scores and losses are those of the traffic."""
-    past = traffic.windows(range(FIRST - NUM_REFERENCE, FIRST))
+    past = traffic.windows(range(FIRST - traffic.num_reference, FIRST), **traffic.reference)
     labels = [record.label for record in traffic.labels(past)]
     inputs = {name: past[f"features.{name}"] for name in ("x", "city")}
     table = pa.table({"time": past["event_time"], **inputs, "y": labels})
