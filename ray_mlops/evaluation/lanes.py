@@ -24,7 +24,7 @@ def lane_chart(
         ticks: What is written below, by place.
         left: Where the bars begin, for charts below each other; None takes what the names need.
     """
-    left = 12 + max((text_width(name, 12) for name in lanes), default=0.0) if left is None else left
+    left = 20 + max((text_width(name, 12) for name in lanes), default=0.0) if left is None else left
     top = 12 + (24 if title else 0)
     bottom = top + row_height * max(len(lanes), 1)
     plot = Plot(left, top, width - 16, bottom, -0.5, max(num_places, 1) - 0.5, 0, 1)

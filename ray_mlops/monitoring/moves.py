@@ -15,13 +15,13 @@ def describe_move(bins: Bins, reference: ColumnCounts, current: ColumnCounts) ->
         >>> bins = CategoricalBins(("a", "b"), frozenset("ab"))
         >>> before, after = (ColumnCounts.of(bins, values) for values in (["a", "b", "b", "b"], ["a", "a", "a", "b"]))
         >>> describe_move(bins, before, after)
-        "'a' 75.0 % of the rows, in the reference 25.0 %"
+        "'a' 75.0 % of its rows, 25.0 % of the reference"
     """
     if not reference.n or not current.n:
         return ""
     parts = [_of_categories(bins, reference, current)] if isinstance(bins, CategoricalBins) else []
     if not parts and np.isfinite(current.mean) and np.isfinite(reference.mean):
-        parts.append(f"mean {current.mean:.4g}, in the reference {reference.mean:.4g}")
+        parts.append(f"mean {current.mean:.4g} in this window, {reference.mean:.4g} in the reference")
     if abs(current.null_ratio - reference.null_ratio) > _NULL_CHANGE:
         parts.append(
             f"null {_percent(current.null_ratio)} of the rows, in the reference {_percent(reference.null_ratio)}"
@@ -37,7 +37,7 @@ def _of_categories(bins: CategoricalBins, reference: ColumnCounts, current: Colu
         return ""
     name = {len(bins.top): "rare categories", len(bins.top) + 1: "categories that it never had"}
     named = name.get(most, f"{bins.labels[most]!r}")
-    return f"{named} {_percent(now[most])} of the rows, in the reference {_percent(before[most])}"
+    return f"{named} {_percent(now[most])} of its rows, {_percent(before[most])} of the reference"
 
 
 def _percent(share: float) -> str:

@@ -113,8 +113,8 @@ def describe_column(name: str, found: Mapping[str, Any]) -> str:
     Example:
         >>> describe_column("temp", {"total_variation": 0.3, "expected": 0.02, "log_e": 12.0, "is_noise": False})
         'temp: total variation 0.300, no drift would show 0.020 (15 times that), log evidence 12.0'
-        >>> describe_column("temp", {"log_e": 12.0, "moved": "mean 71, in the reference 38"})
-        'temp: mean 71, in the reference 38, log evidence 12.0'
+        >>> describe_column("temp", {"log_e": 12.0, "moved": "mean 71 in this window, 38 in the reference"})
+        'temp: mean 71 in this window, 38 in the reference, log evidence 12.0'
     """
     parts = [str(found["moved"])] if found.get("moved") else []
     distance, expected = found.get("total_variation"), found.get("expected")
@@ -151,6 +151,8 @@ def _drift(event: LedgerEvent, done: str | None) -> Notice:
     which = "; ".join(describe_column(column, columns.get(column) or {}) for column in guilty[:_NAMED])
     if any("~" in column for column in guilty[:_NAMED]):
         which += ". a~b is how a hangs together with b: each alone may look as it always did"
+    if name == "loss" and not which:
+        which = "a loss has no column of its own; `ray-mlops monitor diagnose` says to which ones it is owed"
     subject = _SUBJECTS.get(name, f"{name} has")
     kind = _KINDS.get(str(payload.get("kind")), "") if name == "loss" else ""
     verb = "risen" if name == "loss" else "drifted"

@@ -101,9 +101,7 @@ def test_reference_without_a_value_is_named_as_not_watched_though_values_come() 
     monitor = alone([None] * 30, [1.0, 2.0, 3.0] * 10)
     assert monitor.view()["features"]["x"]["status"] == "not_watched"
     words = attention_words({"drift": monitor.view()})
-    assert words == [
-        "x is not watched for drift: the reference has no value of it, so there is nothing to compare with"
-    ]
+    assert words == ["x is not watched for drift: the reference has no value of it to compare with"]
 
 
 def test_column_that_the_model_left_out_as_constant_is_said_not_to_be_watched(make_world: Any) -> None:
@@ -146,7 +144,7 @@ def test_hundred_thousand_categories_take_the_room_of_few_and_are_said_to_be_too
     assert "drift:inputs" in world.alarms
     named = world.events("monitor", "monitor.alarm")[0]
     assert named["guilty"] == ["city"]
-    assert "categories that it never had 100.0 % of the rows" in named["columns"]["city"]["moved"]
+    assert "categories that it never had 100.0 % of its rows" in named["columns"]["city"]["moved"]
     text = alone([f"c{i}" for i in range(20_000)], ["c1"] * 20, windows=10)
     assert (
         "too many categories: 10000 are remembered, and 50 % of the reference's own"
@@ -185,7 +183,7 @@ def test_text_that_became_a_number_is_drift_that_names_its_column(make_world: An
     world.serve(range(FIRST + 1, FIRST + 6), features_city=1.5)
     alarm = world.events("monitor", "monitor.alarm")[0]
     assert alarm["guilty"] == ["city"]
-    assert "categories that it never had 100.0 % of the rows" in alarm["columns"]["city"]["moved"]
+    assert "categories that it never had 100.0 % of its rows" in alarm["columns"]["city"]["moved"]
 
 
 def test_column_that_was_added_is_said_not_to_be_watched(make_world: Any) -> None:

@@ -319,5 +319,5 @@ def test_messages_say_what_the_policy_would_have_done_and_how_the_column_moved(r
     assert (told.column, told.nothing) == (found["mean_shift"].alarmed_column, "")
     text = told.notices[0].text
     assert "matured labelled rows in the training window" in text or "was decided" in text
-    assert re.search(r"mean \d.*, in the reference \d", text)
+    assert re.search(r"mean \d.* in this window, \d.* in the reference", text)
     assert told_of(found["latency"], "m", "7").notices == ()
