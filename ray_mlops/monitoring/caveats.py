@@ -28,9 +28,7 @@ def caveat_of(monitor: FeatureMonitor, config: MonitoringConfig) -> Caveat:
     if monitor.is_warming_up:
         return _warming_up(monitor, pooled, config)
     if monitor.is_blind:
-        return Caveat(
-            False, "not watched for drift: the reference has no value of it, so there is nothing to compare with"
-        )
+        return Caveat(False, "not watched for drift: the reference has no value of it to compare with")
     return Caveat(True, _standing(monitor.reference, pooled))
 
 

@@ -160,8 +160,10 @@ class FaultDetector:
         self._absent = content.get("absent", 0)
 
     def _nulls(self, counts: ColumnCounts) -> list[Breach]:
-        found = [self._empty(counts), self._declared_nulls(counts), self._more_nulls(counts)]
-        return [breach for breach in found if breach is not None]
+        empty, *others = self._empty(counts), self._declared_nulls(counts), self._more_nulls(counts)
+        if empty is not None:  # the others say no more: nobody is woken twice by one fault
+            return [empty]
+        return [breach for breach in others if breach is not None]
 
     def _empty(self, counts: ColumnCounts) -> Breach | None:
         if present_rows(counts) or not self._num_windows or self._most_nulls >= 0.9:
