@@ -19,6 +19,8 @@ class Options:
     """For the environments of the peers; kept."""
     workers: int
     """Processes of a simulation."""
+    out: Path | None = None
+    """Where pages and pictures go, for those that make some."""
 
     def wants(self, keys: Collection[str]) -> bool:
         """Whether any of these figures is wanted."""

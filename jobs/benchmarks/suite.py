@@ -18,20 +18,23 @@ Parts = Mapping[str, tuple[str, ...]]
 """Modules, and their figures; one without figures runs when everything is wanted."""
 
 
-def run_suite(description: str | None, parts: Parts, arguments: list[str] | None = None) -> None:
+def run_suite(
+    description: str | None, parts: Parts, arguments: list[str] | None = None, *, draws: bool = False
+) -> None:
     """Run what is asked for on the command line, print the table and write the figures.
 
     Each part runs in a process of its own, because Ray reads its settings when it is imported, and one part after
-    the other, because all measure the same machine.
+    the other, because all measure the same machine. With ``draws`` there is a directory to be named, for pictures.
     """
     keys = tuple(key for part in parts.values() for key in part)
-    given = _parse(description, keys, arguments)
+    given = _parse(description, keys, arguments, draws)
     wanted = frozenset(given.only.split(","))
     report = Report()
     # A short path: sockets of Ray lie below it. Not in the working directory, which may be on a slow disk.
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        out = given.out.expanduser() if draws else None
         workers = len(os.sched_getaffinity(0))
-        options = Options(wanted, given.quick, Path(directory), given.environments.expanduser(), workers)
+        options = Options(wanted, given.quick, Path(directory), given.environments.expanduser(), workers, out)
         for module, part_keys in parts.items():
             if options.wants(part_keys) or (not part_keys and wanted == frozenset(keys)):
                 print(f"measuring {', '.join(sorted(wanted & set(part_keys))) or module}", file=sys.stderr, flush=True)
@@ -55,11 +58,15 @@ def run_part(module: str, keys: tuple[str, ...], options: Options) -> Report:
     return report
 
 
-def _parse(description: str | None, keys: tuple[str, ...], arguments: list[str] | None) -> argparse.Namespace:
+def _parse(
+    description: str | None, keys: tuple[str, ...], arguments: list[str] | None, draws: bool
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter and rougher, for development")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--only", default=",".join(keys), help="figures, separated by commas")
+    if draws:
+        parser.add_argument("--out", type=Path, required=True, help="directory for pages and pictures")
     default = Path("~/.cache/ray-mlops-benchmarks")
     parser.add_argument("--environments", type=Path, default=default, help="where the peers are installed")
     given = parser.parse_args(arguments)

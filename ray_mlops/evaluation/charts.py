@@ -10,10 +10,22 @@ from itertools import pairwise
 
 from ray_mlops.evaluation.forest import IntervalRow, interval_chart
 from ray_mlops.evaluation.heat import heat_map
-from ray_mlops.evaluation.marks import draw_band, draw_bar, draw_dots, draw_head, draw_path, left_gutter, value_range
+from ray_mlops.evaluation.marks import (
+    Marker,
+    Shade,
+    draw_band,
+    draw_bar,
+    draw_dots,
+    draw_head,
+    draw_markers,
+    draw_path,
+    draw_shades,
+    left_gutter,
+    markers_height,
+    value_range,
+)
 from ray_mlops.evaluation.svg import (
     CHART_CSS,
-    PURPLE,
     Plot,
     format_number,
     format_ticks,
@@ -23,7 +35,6 @@ from ray_mlops.evaluation.svg import (
     no_data,
     shorten,
     text,
-    text_width,
     wrap,
     x_axis,
     y_axis,
@@ -35,6 +46,7 @@ __all__ = [
     "Marker",
     "PointSeries",
     "Series",
+    "Shade",
     "bar_chart",
     "heat_map",
     "histogram_pair",
@@ -58,15 +70,6 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Marker:
-    """Something that happened: a vertical line at a position on the x axis (fractions lie between labels)."""
-
-    position: float
-    label: str
-    colour: int = PURPLE
-
-
-@dataclass(frozen=True, slots=True)
 class PointSeries:
     """A line through points of two numeric axes, with dots on demand and error bars where there are any."""
 
@@ -84,6 +87,9 @@ def line_chart(
     x_labels: Sequence[str],
     *,
     markers: Sequence[Marker] = (),
+    shades: Sequence[Shade] = (),
+    ticks: Mapping[int, str] | None = None,
+    left: float | None = None,
     title: str = "",
     y_label: str = "",
     y_range: tuple[float, float] | None = None,
@@ -96,23 +102,24 @@ def line_chart(
     Args:
         series: Values in the order of ``x_labels``; NaN is a gap.
         markers: Drawn as dashed vertical lines, with their labels above the plot.
+        shades: Filled behind the lines.
+        ticks: What is written below, by index of the label; None writes as many labels as have room.
+        left: Where the plot begins, for charts below each other; None takes what the numbers need.
         y_range: What the y axis shows at least; values beyond it widen it.
         is_share: Whether values are shares, to be written as per cent.
     """
     bounds = [value for one in series for part in (one.values, one.low or (), one.high or ()) for value in part]
-    ticks = nice_ticks(*value_range([*bounds, *(y_range or ())]))
+    heights = nice_ticks(*value_range([*bounds, *(y_range or ())]))
     coloured = [(one, index if one.colour is None else one.colour) for index, one in enumerate(series)]
-    labels = format_ticks(ticks, is_share)
-    left = left_gutter(labels)
+    numbers = format_ticks(heights, is_share)
+    left = left_gutter(numbers) if left is None else left
     head, top = draw_head(title, y_label, [(one.name, colour, one.is_dashed) for one, colour in coloured], width)
-    places = _place_markers(markers, len(x_labels), left, width - 16)
-    top += 16 * (max((row for row, _ in places), default=-1) + 1)
-    plot = Plot(left, top, width - 16, height - 28, -0.5, max(len(x_labels), 1) - 0.5, ticks[0], ticks[-1])
-    body = [head, y_axis(plot, ticks, labels), x_axis(plot, range(len(x_labels)), list(x_labels))]
-    for marker, (row, anchor) in zip(markers, places, strict=True):
-        x, y = plot.x(marker.position), top - 6 - 16 * row
-        label = text(x + (4 if anchor == "start" else -4), y, marker.label, size=11, anchor=anchor)
-        body.append(group(marker.colour, line(x, y - 8, x, plot.bottom, width=1.5, dash="3 3") + label))
+    top += markers_height(markers, len(x_labels), left, width - 16)
+    plot = Plot(left, top, width - 16, height - 28, -0.5, max(len(x_labels), 1) - 0.5, heights[0], heights[-1])
+    written = dict(enumerate(x_labels)) if ticks is None else ticks
+    body = [head, draw_shades(plot, shades), y_axis(plot, heights, numbers)]
+    body.append(x_axis(plot, list(written), list(written.values())))
+    body.append(draw_markers(plot, markers, len(x_labels)))
     for one, colour in coloured:
         points = [(plot.x(index), value) for index, value in enumerate(one.values)]
         tips = [f"{one.name}, {label}: " for label in x_labels]
@@ -232,22 +239,3 @@ def histogram_pair(
             outline += [(plot.x(low), share), (plot.x(high), share)]
         body.append(group(index, drawn + draw_path(plot, outline, False)))
     return wrap("".join(body), width, height, title or x_label)
-
-
-def _place_markers(markers: Sequence[Marker], num_labels: int, left: float, right: float) -> list[tuple[int, str]]:
-    """Place the labels of markers: the row of each, 0 next to the plot, and its anchor.
-
-    Labels stand to the right of their line and rise to the left, so that no line crosses a label; only those
-    that would leave the chart stand to the left of theirs.
-    """
-    room = (right - left) / max(num_labels, 1)
-    starts: list[float] = []
-    places = [(0, "start")] * len(markers)
-    for index in sorted(range(len(markers)), key=lambda one: -markers[one].position):
-        x, wide = left + (markers[index].position + 0.5) * room, text_width(markers[index].label, 11) + 8
-        anchor = "end" if x + wide > right + 12 else "start"
-        first, last = (x - wide, x) if anchor == "end" else (x, x + wide)
-        row = next((row for row, start in enumerate(starts) if last <= start), len(starts))
-        starts[row : row + 1] = [first]
-        places[index] = (row, anchor)
-    return places

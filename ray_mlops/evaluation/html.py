@@ -30,6 +30,8 @@ METRIC_TITLES = {
     "medae": "Median absolute error",
 }
 
+_LOADER = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+
 
 def render_report(report: EvaluationReport, gate: GateDecision | None = None) -> str:
     """Return the report as one HTML page: no script, nothing to load, light and dark.
@@ -49,9 +51,20 @@ def render_report(report: EvaluationReport, gate: GateDecision | None = None) ->
             figures=figures,
             metrics=list(metric_rows(report)),
             slice_columns=slice_metrics(report),
-            chart_css=Markup(CHART_CSS),
         )
     )
+
+
+def render_page(template: Path, **values: object) -> str:
+    """Return a page in the style of the reports.
+
+    Args:
+        template: A file of Jinja2; it includes ``style.html`` within its ``style`` element.
+        values: What it shows.
+    """
+    environment = _environment().overlay()
+    environment.loader = jinja2.ChoiceLoader([jinja2.FileSystemLoader(template.parent), _LOADER])
+    return environment.get_template(template.name).render(values)
 
 
 def metric_rows(report: EvaluationReport) -> Iterator[dict[str, object]]:
@@ -93,12 +106,13 @@ def write_interval(interval: Interval, is_signed: bool = False) -> Markup:
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=_LOADER,
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["chart_css"] = Markup(CHART_CSS)
     environment.filters["number"] = format_number
     environment.filters["interval"] = write_interval
     return environment

@@ -2,8 +2,46 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ray_mlops.evaluation.svg import Plot, escape, format_number, legend, shorten, text, text_width
+from ray_mlops.evaluation.svg import (
+    PURPLE,
+    Plot,
+    escape,
+    format_number,
+    group,
+    legend,
+    line,
+    shorten,
+    text,
+    text_width,
+)
+
+_ROW = 16.0
+"""Height of one row of markers' labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """Something that happened: a vertical line at a position on the x axis (fractions lie between labels)."""
+
+    position: float
+    label: str
+    colour: int = PURPLE
+
+
+@dataclass(frozen=True, slots=True)
+class Shade:
+    """A stretch of the x axis in which something was the case."""
+
+    start: float
+    """Position, as a marker's; -0.5 is where the first label's place begins."""
+    end: float
+    label: str
+    """For the tip; written into the stretch where it has room."""
+    colour: int | str = "muted"
+    """Of the palette, or `muted`."""
+    opacity: float = 0.12
 
 
 def value_range(values: Sequence[float]) -> tuple[float, float]:
@@ -78,3 +116,57 @@ def draw_bar(x: float, top: float, width: float, bottom: float, tip: str, opacit
         f'<rect x="{x:.1f}" y="{top:.1f}" width="{max(width, 0.5):.1f}" height="{max(bottom - top, 0.0):.1f}" '
         f'fill="currentColor" fill-opacity="{opacity:g}"><title>{escape(tip)}</title></rect>'
     )
+
+
+def markers_height(markers: Sequence[Marker], num_labels: int, left: float, right: float) -> float:
+    """Return the room that the labels of markers need above the plot, in pixels."""
+    return _ROW * (max((row for row, _ in place_markers(markers, num_labels, left, right)), default=-1) + 1)
+
+
+def draw_markers(plot: Plot, markers: Sequence[Marker], num_labels: int) -> str:
+    """Draw vertical lines over a plot whose x axis has ``num_labels`` places, their labels above it."""
+    drawn = []
+    places = place_markers(markers, num_labels, plot.left, plot.right)
+    for marker, (row, anchor) in zip(markers, places, strict=True):
+        x, y = plot.x(marker.position), plot.top - 6 - _ROW * row
+        label = text(x + (4 if anchor == "start" else -4), y, marker.label, size=11, anchor=anchor)
+        drawn.append(group(marker.colour, line(x, y - 8, x, plot.bottom, width=1.5, dash="3 3") + label))
+    return "".join(drawn)
+
+
+def draw_shades(plot: Plot, shades: Sequence[Shade]) -> str:
+    """Fill stretches over the whole height of a plot; their labels stand at the top, where there is room."""
+    drawn = ""
+    for shade in shades:
+        left, right = (min(max(plot.x(x), plot.left), plot.right) for x in (shade.start, shade.end))
+        if right - left < 0.5:
+            continue
+        box = (
+            f'<rect x="{left:.1f}" y="{plot.top:.1f}" width="{right - left:.1f}" '
+            f'height="{plot.bottom - plot.top:.1f}" fill="currentColor" fill-opacity="{shade.opacity:g}">'
+            f"<title>{escape(shade.label)}</title></rect>"
+        )
+        drawn += group(shade.colour, box)
+        if text_width(shade.label, 11) < right - left - 8:
+            drawn += text((left + right) / 2, plot.top + 14, shade.label, size=11, anchor="middle", tone="muted")
+    return drawn
+
+
+def place_markers(markers: Sequence[Marker], num_labels: int, left: float, right: float) -> list[tuple[int, str]]:
+    """Place the labels of markers: the row of each, 0 next to the plot, and its anchor.
+
+    Labels stand to the right of their line and rise to the left, so that no line crosses a label; only those
+    that would leave the chart stand to the left of theirs.
+    """
+    room = (right - left) / max(num_labels, 1)
+    starts: list[float] = []
+    places = [(0, "start")] * len(markers)
+    for index in sorted(range(len(markers)), key=lambda one: -markers[one].position):
+        x, wide = left + (markers[index].position + 0.5) * room, text_width(markers[index].label, 11) + 8
+        anchor = "end" if x + wide > right + 12 else "start"
+        first, last = (x - wide, x) if anchor == "end" else (x, x + wide)
+        row = next((row for row, start in enumerate(starts) if last <= start), len(starts))
+        starts[row : row + 1] = [first]
+        starts[:row] = [min(start, x) for start in starts[:row]]  # its line passes through the rows below
+        places[index] = (row, anchor)
+    return places

@@ -10,6 +10,7 @@ from math import log
 from typing import Any, Literal
 
 from ray_mlops.config import MonitoringConfig
+from ray_mlops.monitoring.caveats import Caveat, caveat_of
 from ray_mlops.monitoring.combination import (
     Watched,
     column_weights,
@@ -25,6 +26,7 @@ from ray_mlops.monitoring.feature import FeatureMonitor, FeatureReference
 from ray_mlops.monitoring.loss_channel import LossChannel, LossWindow
 from ray_mlops.monitoring.loss_parts import UNKNOWN_KIND, LossParts
 from ray_mlops.monitoring.magnitudes import StratifiedMagnitudes
+from ray_mlops.monitoring.moves import describe_move
 from ray_mlops.statistics.bins import ColumnCounts
 from ray_mlops.statistics.gap import GapSums
 
@@ -80,7 +82,7 @@ class _Column:
     monitor: FeatureMonitor | None
     """None for calendar columns."""
     faults: FaultDetector | None
-    """None for the score and for projections."""
+    """None for projections."""
     magnitudes: StratifiedMagnitudes
     weight: float
     counts: ColumnCounts | None = None
@@ -121,10 +123,11 @@ class DatasetMonitor:
         self._columns: dict[str, _Column] = {}
         for reference in [*references, *([score] if score is not None else [])]:
             is_watched = reference.role != "calendar"
-            is_input = reference is not score and not reference.derived_from
+            looks_at: Literal["everything", "nulls"] = "nulls" if reference is score else "everything"
+            faults = FaultDetector(reference, config, num_inputs, max_violation_ratio, looks_at)
             self._columns[reference.name] = _Column(
                 FeatureMonitor(reference, config) if is_watched else None,
-                FaultDetector(reference, config, num_inputs, max_violation_ratio) if is_input else None,
+                None if reference.derived_from else faults,
                 StratifiedMagnitudes(reference.bins, reference.windows, reference.strata, config),
                 weights.get(reference.name, 0.0),
             )
@@ -271,7 +274,7 @@ class DatasetMonitor:
         guilty = list(self.guilty())
         reason = f"drift in {', '.join(guilty)}" if guilty else "no drift"
         evidence = {"log_e": self.log_e, "limit": self._limit, "change_point": self.change_point()}
-        columns = {column: self._summary(self._columns[column]) for column in guilty}
+        columns = {column: self._described(self._columns[column]) for column in guilty}
         return {**evidence, "guilty": guilty, "columns": columns, "reason": reason}
 
     def view(self) -> dict[str, Any]:
@@ -285,10 +288,30 @@ class DatasetMonitor:
             "notices": list(self.notices()),
             "change_point": self.change_point(),
             "breaches": [b.to_json() for column in self._columns.values() for b in column.breaches],
+            "not_watched": self.not_watched(),
             "loss": None if loss is None else {"log_e": loss.log_e, "mean": loss.last, "limit": loss.limit},
             "loss_parts": None if loss is None or self._parts is None else self._parts.view(loss.change_window()),
             "features": {name: self._column_view(name, column) for name, column in self._columns.items()},
         }
+
+    def not_watched(self) -> dict[str, str]:
+        """Columns that cannot be tested for drift now, and why."""
+        found = {name: self._caveat(column) for name, column in self._columns.items()}
+        return {name: caveat.text for name, caveat in found.items() if not caveat.is_watched}
+
+    def _caveat(self, column: _Column) -> Caveat:
+        if column.monitor is None:
+            return Caveat(True, "a calendar column: checked for faults, never for drift")
+        return caveat_of(column.monitor, self._config)
+
+    def _described(self, column: _Column) -> dict[str, Any]:
+        """A guilty column, for the text of an alarm."""
+        monitor, counts = column.monitor, column.counts
+        summary = self._summary(column)
+        if monitor is None or counts is None:
+            return summary
+        reference = sum(monitor.reference_windows(), ColumnCounts.empty(monitor.reference.bins))
+        return {**summary, "moved": describe_move(monitor.reference.bins, reference, counts)}
 
     def _column_view(self, name: str, column: _Column) -> dict[str, Any]:
         monitor, counts = column.monitor, column.counts
@@ -297,6 +320,7 @@ class DatasetMonitor:
             **self._summary(column),
             "weight": column.weight,
             "is_score": name == self._score,
+            "caveat": self._caveat(column).text,
             "channels": {} if monitor is None else monitor.channels(),
             "reference_windows": 0 if monitor is None else monitor.num_reference_windows,
             "null_ratio": counts.null_ratio if counts is not None and counts.n else None,
@@ -306,8 +330,7 @@ class DatasetMonitor:
 
     def _summary(self, column: _Column) -> dict[str, Any]:
         monitor, counts = column.monitor, column.counts
-        status = "calendar" if monitor is None else "warming_up" if monitor.is_warming_up else "testing"
-        summary: dict[str, Any] = {"log_e": 0.0 if monitor is None else monitor.log_e, "status": status}
+        summary: dict[str, Any] = {"log_e": 0.0 if monitor is None else monitor.log_e, "status": _status(monitor)}
         if counts is not None and counts.n:
             found = column.magnitudes.at(self._window).total_variation(counts)
             summary |= {"total_variation": found.value, "expected": found.expected, "is_noise": found.is_noise}
@@ -358,7 +381,7 @@ class DatasetMonitor:
                 continue
             if column.monitor is not None:
                 column.monitor.restore(state["monitor"])
-            if column.faults is not None:
+            if column.faults is not None and state["faults"] is not None:  # older releases: None for the score
                 column.faults.restore(state["faults"])
             column.breaches = tuple(Breach(**{k: v for k, v in b.items() if k != "name"}) for b in state["breaches"])
             column.counts = None if state["counts"] is None else ColumnCounts.from_json(state["counts"])
@@ -371,6 +394,14 @@ class DatasetMonitor:
 def _test(monitor: FeatureMonitor, window: int, counts: ColumnCounts | None) -> None:
     if counts is not None and counts.n:
         monitor.update(window, counts)
+
+
+def _status(monitor: FeatureMonitor | None) -> str:
+    if monitor is None:
+        return "calendar"
+    if monitor.is_blind:
+        return "not_watched"
+    return "warming_up" if monitor.is_warming_up else "testing"
 
 
 def _column_state(column: _Column) -> dict[str, Any]:

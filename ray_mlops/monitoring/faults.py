@@ -26,6 +26,8 @@ _BURST = 0.25
 _RANKS = (1, 3)
 """Runs of windows with more nulls than any of the reference, and than all but two (one had an outage itself)."""
 _CONSTANT_TOLERANCE = 0.05
+_ABSENT = 2
+"""Windows in a row without a column that was never logged from which that is a fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,18 @@ class FaultDetector:
         config: Tolerances; ``notification_windows`` is the mean time between two false `nulls` or `constant`.
         num_features: Columns that share that mean time.
         max_violation_ratio: Share of values that may break the declared range or domain.
+        looks_at: `nulls` for the model's own answers, which may be absent for a window, or all alike.
     """
 
     def __init__(
-        self, reference: FeatureReference, config: MonitoringConfig, num_features: int, max_violation_ratio: float
+        self,
+        reference: FeatureReference,
+        config: MonitoringConfig,
+        num_features: int,
+        max_violation_ratio: float,
+        looks_at: Literal["everything", "nulls"] = "everything",
     ) -> None:
+        self._looks_at = looks_at
         self._reference = reference
         self._max_violation_ratio = max_violation_ratio
         self._threshold = log(config.notification_windows * max(num_features, 1))
@@ -103,6 +112,11 @@ class FaultDetector:
         self._runs = [0] * len(_RANKS)  # windows in a row above each of those limits
         self._bursts = 0  # windows in a row with far more nulls than the reference ever had
         self._was_there = False
+        self._absent = 0  # windows in a row without the column
+        is_number = isinstance(reference.bins, NumericBins)
+        self._word = "number" if is_number else "value"
+        # What cannot be read as a number counts as null: a reader must not look for missing values only.
+        self._unreadable = ", infinite, or of another type" if is_number else ""
 
     def update(self, counts: ColumnCounts | None, violations: int = 0) -> tuple[Breach, ...]:
         """Take one closed window and return the breaches that are up after it.
@@ -111,9 +125,14 @@ class FaultDetector:
             counts: The window's counts; None when other columns were counted and this one was not.
             violations: Values that broke a declared range or domain.
         """
+        if self._looks_at == "nulls":
+            return () if counts is None or counts.n == 0 else tuple(self._nulls(counts))
         if counts is None or counts.n == 0:
-            return (self._breach("missing", 1.0, 0.0, "the column is gone"),) if self._was_there else ()
-        self._was_there = True
+            self._absent += 1
+            # Once it may be a window of the version before, whose log had no such column.
+            is_gone = self._was_there or self._absent >= _ABSENT
+            return (self._breach("missing", 1.0, 0.0, "the column is gone from the log"),) if is_gone else ()
+        self._was_there, self._absent = True, 0
         found = [*self._nulls(counts), *self._domain(counts, violations)]
         if present_rows(counts) >= self._min_rows:
             found += [*self._constant(counts), *self._scale(counts)]
@@ -127,6 +146,7 @@ class FaultDetector:
             "bursts": self._bursts,
             "runs": list(self._runs),
             "was_there": self._was_there,
+            "absent": self._absent,
         }
 
     def restore(self, content: Mapping[str, Any]) -> None:
@@ -137,15 +157,19 @@ class FaultDetector:
         self._bursts = content["bursts"]
         self._runs = list(content.get("runs", self._runs))  # not in checkpoints of older releases
         self._was_there = content["was_there"]
+        self._absent = content.get("absent", 0)
 
     def _nulls(self, counts: ColumnCounts) -> list[Breach]:
-        found = [self._empty(counts), self._declared_nulls(counts), self._more_nulls(counts)]
-        return [breach for breach in found if breach is not None]
+        empty, *others = self._empty(counts), self._declared_nulls(counts), self._more_nulls(counts)
+        if empty is not None:  # the others say no more: nobody is woken twice by one fault
+            return [empty]
+        return [breach for breach in others if breach is not None]
 
     def _empty(self, counts: ColumnCounts) -> Breach | None:
         if present_rows(counts) or not self._num_windows or self._most_nulls >= 0.9:
             return None
-        return self._breach("empty", 1.0, self._most_nulls, "every value is null")
+        text = f"{counts.n} rows and not a single {self._word}: each is null{self._unreadable}"
+        return self._breach("empty", 1.0, self._most_nulls, text)
 
     def _declared_nulls(self, counts: ColumnCounts) -> Breach | None:
         declared = self._reference.max_null_ratio
@@ -155,7 +179,7 @@ class FaultDetector:
         limit = allowed + 3.0 * sqrt(allowed * (1.0 - allowed) / counts.n)
         if counts.null_ratio <= limit:
             return None
-        text = f"{counts.null_ratio:.1%} of the values are null, the contract allows {declared:.1%}"
+        text = f"{counts.null_ratio:.1%} of the values are null{self._unreadable}, the contract allows {declared:.1%}"
         return self._breach("declared_nulls", counts.null_ratio, limit, text)
 
     def _more_nulls(self, counts: ColumnCounts) -> Breach | None:
@@ -168,12 +192,12 @@ class FaultDetector:
         self._runs = [run + 1 if ratio > a else 0 for run, a in zip(self._runs, self._run_limits, strict=True)]
         for run, length, above in zip(self._runs, self._run_lengths, self._run_limits, strict=True):
             if run >= length > 0:
-                text = f"{ratio:.1%} of the values are null, {run} windows in a row above {above:.1%}"
+                text = f"{ratio:.1%} of the values are null{self._unreadable}, {run} windows in a row above {above:.1%}"
                 return self._breach("nulls", ratio, above, text)
         if ratio <= limit:
             self._null_wealth = _forgiven(self._null_wealth, self._threshold)
         elif self._null_wealth.log_r >= self._threshold or self._bursts >= 2:
-            text = f"{ratio:.1%} of the values are null, evidence of more than {limit:.1%}"
+            text = f"{ratio:.1%} of the values are null{self._unreadable}, evidence of more than {limit:.1%}"
             return self._breach("nulls", ratio, limit, text)
         return None
 

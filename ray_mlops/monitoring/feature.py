@@ -101,6 +101,19 @@ class FeatureMonitor:
     def num_reference_windows(self) -> int:
         return sum(stratum.num_reference_windows for stratum in self._strata)
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether nothing can be tested: no value to compare with, or too few for even the row-level fallback."""
+        if self.is_warming_up:
+            return self.row_tolerance is None
+        return not any(present_rows(window) for window in self.reference_windows())
+
+    @property
+    def row_tolerance(self) -> float | None:
+        """Total variation that the row-level fallback cannot tell from none, least of all strata; None without it."""
+        found = [stratum.row_tolerance for stratum in self._strata]
+        return min((epsilon for epsilon in found if epsilon is not None), default=None)
+
     def reference_windows(self) -> list[ColumnCounts]:
         """The reference's windows of all strata, those that joined it included."""
         return [window for stratum in self._strata for window in stratum.reference_windows()]
@@ -173,6 +186,11 @@ class StratumMonitor:
     @property
     def num_reference_windows(self) -> int:
         return len(self.reference.windows) + len(self._joined)
+
+    @property
+    def row_tolerance(self) -> float | None:
+        """Total variation that the row-level fallback cannot tell from none; None where it cannot act."""
+        return None if self._rows is None else self._rows.tolerance
 
     def reference_windows(self) -> list[ColumnCounts]:
         """The reference's windows, those that joined it included."""

@@ -73,6 +73,8 @@ class Handover:
     """Values outside the declared range or domain, by window and column; only where there are any."""
     expected: Mapping[int, Expected] = field(default_factory=dict)
     """What the champion's own rows let one expect, by window."""
+    unwatched: tuple[str, ...] = ()
+    """Logged columns that have no bins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,16 @@ def build_handover(model: str, replica: str, sequence: int, rows: pa.Table, refe
         violations[index] = count_violations(part, reference.rules)
     rows = with_expectations(rows, reference.estimator, reference.version)
     kept = key_columns(rows, reference.kept)
-    return Handover(model, replica, sequence, reference.id, counts, kept, violations, expect(kept, reference))
+    unwatched = unwatched_columns(rows, reference)
+    expected = expect(kept, reference)
+    return Handover(model, replica, sequence, reference.id, counts, kept, violations, expected, unwatched)
+
+
+def unwatched_columns(rows: pa.Table, reference: Reference) -> tuple[str, ...]:
+    """Inputs that are logged and that the reference has no bins of, as far as they hold anything."""
+    names = (name for name in rows.column_names if name.startswith(_FEATURE))
+    unknown = [name for name in names if name.removeprefix(_FEATURE) not in reference.bins]
+    return tuple(name.removeprefix(_FEATURE) for name in unknown if rows[name].null_count < rows.num_rows)
 
 
 def expect(rows: pa.Table, reference: Reference) -> dict[int, Expected]:

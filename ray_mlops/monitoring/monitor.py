@@ -29,6 +29,7 @@ from ray_mlops.monitoring.handover import (
     count_violations,
     expect,
     key_columns,
+    unwatched_columns,
     without_rows_ahead,
 )
 from ray_mlops.monitoring.history import History
@@ -48,6 +49,8 @@ __all__ = ["ModelMonitor", "Performance", "Watched", "WindowReport"]
 
 _MAX_QUARANTINED_IDS = 100_000
 """Quarantined rows that are recognised when they are handed over again."""
+_MAX_UNWATCHED = 100
+"""Names of logged columns without bins that are shown."""
 _QUIET_WINDOWS = HISTORY
 """Of a longer stretch without rows only the end is closed window by window: nothing else of it would be shown, and
 a clock that was wrong by centuries would take hours."""
@@ -101,6 +104,7 @@ class ModelMonitor:
         self._open: dict[int, TableCounts] = {}
         self._violations: dict[int, Counter[str]] = {}
         self._quarantined: dict[str, None] = {}
+        self._unwatched: set[str] = set()
         self._state = MonitorState()
         self._shown_windows: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self._shown: dict[str, Any] | None = None
@@ -117,6 +121,7 @@ class ModelMonitor:
             return Receipt(len(known) == len(ids), known=known)
         for window, counts in sent.counts.items():
             self._count(window, counts, sent.violations.get(window, {}))
+        self._unwatched |= set(sent.unwatched[: _MAX_UNWATCHED - len(self._unwatched)])
         self._take(self._sound(sent.rows))
         for window, expected in sent.expected.items():
             self._state.expect(window, expected)
@@ -360,6 +365,8 @@ class ModelMonitor:
             "latency": self.latency.view(),
             "history": self.history.slots(_SHOWN_SLOTS),
             "forgotten_rows": self.history.forgotten_rows,
+            "min_window_rows": self.config.min_window_rows,
+            "unwatched_columns": sorted(self._unwatched),
             "windows": list(self._shown_windows),
             "performance": [
                 {
@@ -460,6 +467,7 @@ class ModelMonitor:
     def _replay(self, parts: Sequence[pa.Table], closed: int | None) -> None:
         past: dict[int, TableCounts] = {}
         for rows in parts:
+            self._unwatched |= set(unwatched_columns(rows, self.reference)[: _MAX_UNWATCHED - len(self._unwatched)])
             self._count_again(without_rows_ahead(rows, self._max_ahead_us), closed, past)
             if closed is not None:  # days of the log begin before the horizon does
                 oldest = ((closed + 1) * self.reference.window_us - self._horizon_us) // self.reference.window_us

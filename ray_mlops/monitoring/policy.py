@@ -153,7 +153,7 @@ def decide_retrain(
     if not retraining.enabled:
         return NoRetrain("retraining is switched off")
     if signals.breaches:
-        return NoRetrain(f"declared contract broken: {', '.join(signals.breaches)}", blocked=True)
+        return NoRetrain(f"contract broken: {', '.join(signals.breaches)}", blocked=True)
     trigger = _trigger(signals, history, retraining)
     if trigger is None:
         return NoRetrain("no alarm, no schedule due, no request")

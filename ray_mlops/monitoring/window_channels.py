@@ -265,6 +265,12 @@ class RowsChannel(AccumulatingChannel):
         self._bets = RowBets(bins, pooled.counts, epsilon) if pooled.n and epsilon < 1.0 else None
         super().__init__(self._bets.num_bets if self._bets else 0)
         self._effective_share = _effective_share(bins, windows)
+        self._epsilon = epsilon
+
+    @property
+    def tolerance(self) -> float | None:
+        """Total variation that is no evidence, the reference's own error included; None where nothing is tested."""
+        return None if self._bets is None else self._epsilon
 
     def update(self, counts: ColumnCounts, u: float) -> None:
         if self._bets is not None:

@@ -6,6 +6,7 @@ from typing import Any
 from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import RayMLOpsError
 from ray_mlops.ledger import Ledger, aliases_in_force, current_routes, registered_versions
+from ray_mlops.monitoring.attention import attention_words
 from ray_mlops.orchestration.addresses import service_address
 from ray_mlops.runtime.cluster import cluster_status
 from ray_mlops.serving.client import Client
@@ -113,6 +114,7 @@ def monitor_lines(found: Mapping[str, Any]) -> list[str]:
         f"alarms: {alarms or 'none'}; contract: {breaches or 'ok'}",
         f"policy: {found.get('retraining', {}).get('policy') or '-'}",
     ]
+    lines += [f"attention: {words}" for words in attention_words(found)]
     parts = found.get("drift", {}).get("loss_parts")
     if parts and "loss" in found.get("alarms", []):
         lines.append(f"loss: {parts['kind_reason']}")
@@ -120,7 +122,9 @@ def monitor_lines(found: Mapping[str, Any]) -> list[str]:
     for name, feature in sorted(features.items(), key=lambda item: -item[1]["log_e"]):
         distance = feature.get("total_variation")
         shown = "" if distance is None else f"TV {distance:.3f} (no drift: {feature['expected']:.3f})"
-        lines.append(f"  {name:20} log e {feature['log_e']:8.2f}  {feature['status']:10} {shown}")
+        lines.append(f"  {name:20} log e {feature['log_e']:8.2f}  {feature['status']:11} {shown}")
+        if feature.get("caveat") and feature["status"] != "calendar":
+            lines.append(f"  {'':20} {feature['caveat']}")
     for window in found.get("performance", [])[-7:]:
         loss = "-" if window["loss"] is None else f"{window['loss']:.4f}"
         labels = f"labels {window['labelled']}/{window['rows']} loss {loss}"

@@ -15,6 +15,7 @@ from ray_mlops.console.sources import Away, ConsoleData, Document
 from ray_mlops.evaluation.charts import Marker, Series, bar_chart, heat_map, line_chart
 from ray_mlops.evaluation.svg import RED
 from ray_mlops.ledger import LedgerEvent
+from ray_mlops.monitoring.attention import attention_words
 
 MAX_WINDOWS = 60
 MAX_HISTOGRAMS = 6
@@ -54,6 +55,7 @@ def build_drift(events: Sequence[LedgerEvent], document: Document) -> dict[str, 
             "breaches": list(drift.get("breaches") or ()),
             "guilty": list(drift.get("guilty") or ()),
             "notices": list(drift.get("notices") or ()),
+            "attention": attention_words(document),
             "log_e": drift.get("log_e"),
             "limit": drift.get("limit"),
             "fill": _fill(drift.get("log_e"), drift.get("limit")),
@@ -110,6 +112,7 @@ def _feature(name: str, column: Mapping[str, Any], limit: float | None) -> dict[
         "ratio": distance_ratio(column),
         "is_noise": column.get("is_noise", True),
         "null_ratio": column.get("null_ratio"),
+        "caveat": str(column.get("caveat") or ""),
         "channels": dict(column.get("channels") or {}),
         "magnitudes": list((column.get("magnitudes") or {}).values()),
         "breaches": list(column.get("breaches") or ()),

@@ -1,7 +1,7 @@
 """What a drill found: power, delay and naming of each monitor for each fault; false alarms; in numbers and words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -40,6 +40,12 @@ class FaultReport:
     """Windows until anything spoke, run by run; None where nothing did. Runs with a false alarm before are left out."""
     alarms: tuple[Mapping[str, Any], ...] = ()
     """What was raised first, in the first run in which anything was."""
+    alarmed_column: str = ""
+    """The column that was hit in that run."""
+    alarmed_after: int | None = None
+    """Windows until then, in that run."""
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    """What the policy made of it (see ``Spoken.policy``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +98,13 @@ def _fault_report(
         tried, found = columns.get(run.column, (0, 0))
         columns[run.column] = (tried + 1, found + ("any" in run.delays))
     delays = tuple(None if "any" not in run.delays else int(run.delays["any"]) for run in quiet)
-    alarms = next((run.alarms for run in quiet if run.alarms), ())
+    first = next((run for run in quiet if run.alarms), None)
     detections = {monitor: _detection(monitor, runs) for monitor in monitors}
-    return FaultReport(fault, INJECTIONS[fault].about, detections, columns, delays, alarms)
+    report = FaultReport(fault, INJECTIONS[fault].about, detections, columns, delays)
+    if first is None:
+        return report
+    after = int(first.delays["any"]) if "any" in first.delays else None
+    return replace(report, alarms=first.alarms, alarmed_column=first.column, alarmed_after=after, policy=first.policy)
 
 
 def _detection(monitor: MonitorName, runs: Sequence[tuple[Repeat, FaultRun]]) -> Detection:

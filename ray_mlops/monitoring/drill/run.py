@@ -51,6 +51,8 @@ class FaultRun:
     """Of the monitors that spoke and name columns: whether the column that was hit was named first."""
     alarms: tuple[Mapping[str, Any], ...] = ()
     """What was raised in the first window in which anything was."""
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    """What the policy made of that (see ``Spoken.policy``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,15 +180,17 @@ class Drill:
         delays: dict[MonitorName, float] = {}
         named: dict[MonitorName, bool] = {}
         alarms: tuple[Mapping[str, Any], ...] = ()
+        policy: Mapping[str, Any] = {}
         for delay, (place, observed) in enumerate(seen.items(), 1):
             spoken = watch.update(place, observed)
+            policy = policy if alarms else spoken.policy
             alarms = alarms or spoken.alarms
             for monitor, columns in spoken.named.items():
                 if monitor not in delays and monitor not in clean:
                     delays[monitor] = delay
                     if INJECTIONS[fault].names_column and columns:
                         named[monitor] = is_named(column, columns)
-        return FaultRun(fault, column, delays, named, alarms)
+        return FaultRun(fault, column, delays, named, alarms, policy)
 
     def _order(self, rng: np.random.Generator) -> dict[int, int]:
         monitoring = self.config.monitoring

@@ -1,7 +1,7 @@
 """A monitor over a copy of the stream: the model's own channels, and which of them speak at a window."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ray_mlops.config import MonitoringConfig, ProjectConfig
@@ -11,6 +11,7 @@ from ray_mlops.monitoring.drill.observing import Observed
 from ray_mlops.monitoring.epoch import build_channels, declared_null_limits
 from ray_mlops.monitoring.handover import LATENCY
 from ray_mlops.monitoring.latency import LatencyWatch
+from ray_mlops.monitoring.policy import NoRetrain, RetrainHistory, Signals, decide_retrain
 from ray_mlops.statistics.accumulate import combine
 
 MonitorName = Literal["any", "contract", "location", "shape", "range", "rows", "joint", "score", "loss", "latency"]
@@ -40,6 +41,9 @@ class Spoken:
     """The monitors that speak, and the columns that each names, the foremost first; a projection as ``a~b``."""
     alarms: tuple[Mapping[str, Any], ...] = ()
     """What would be recorded: the payload of each alarm and breach, and so what a person would be sent."""
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    """What the policy would record at the same moment, had it never retrained: `kind` and `payload`; empty without
+    an alarm."""
 
 
 class DrillWatch:
@@ -52,7 +56,7 @@ class DrillWatch:
     """
 
     def __init__(self, profile: ReferenceProfile, reference: Mapping[int, Observed], config: ProjectConfig) -> None:
-        self._monitoring = config.monitoring
+        self._monitoring, self._retraining, self._model = config.monitoring, config.retraining, config.name
         self._window_us = profile.window_us
         counts = {place: dict(seen.counts) for place, seen in reference.items()}
         scores = {place: seen.score for place, seen in reference.items() if seen.score is not None}
@@ -65,6 +69,7 @@ class DrillWatch:
         for place, seen in reference.items():
             self._latency.update(place, seen.latency)
         self._waiting: list[tuple[int, Observed]] = []
+        self._labelled = {place: loss.n for place, loss in losses.items()}
 
     @property
     def is_warming_up(self) -> bool:
@@ -79,6 +84,7 @@ class DrillWatch:
         while len(self._waiting) > label_lag(self._monitoring):
             matured, labelled = self._waiting.pop(0)
             if labelled.loss is not None:
+                self._labelled[matured] = labelled.loss.n
                 self._dataset.update_loss(matured, (labelled.loss.n, labelled.loss.total, labelled.loss.total_squares))
         return self._spoken(place)
 
@@ -88,6 +94,7 @@ class DrillWatch:
             "dataset": self._dataset.to_json(),
             "latency": self._latency.to_json(),
             "waiting": tuple(self._waiting),
+            "labelled": dict(self._labelled),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -95,6 +102,7 @@ class DrillWatch:
         self._dataset.restore(state["dataset"])
         self._latency.restore(state["latency"])
         self._waiting = list(state["waiting"])
+        self._labelled = dict(state["labelled"])
 
     def _spoken(self, place: int) -> Spoken:
         dataset, named = self._dataset, dict[MonitorName, tuple[str, ...]]()
@@ -112,7 +120,27 @@ class DrillWatch:
         if is_slow:
             named["latency"] = ()
         raised = [("drift", name) for name in alarms] + [("contract", name) for name in breaches]
-        return Spoken(named, tuple(self._payload(place, level, name) for level, name in raised))
+        payloads = tuple(self._payload(place, level, name) for level, name in raised)
+        return Spoken(named, payloads, self._policy(place) if raised else {})
+
+    def _policy(self, place: int) -> Mapping[str, Any]:
+        """What the policy makes of it."""
+        change = self._dataset.change_point()
+        signals = Signals(
+            model=self._model,
+            champion="drill",
+            config_hash="",
+            watermark_us=(place + 1) * self._window_us,
+            window_us=self._window_us,
+            alarms=self._dataset.alarms(),
+            breaches=self._dataset.breaches(),
+            change_point_us=None if change is None else change * self._window_us,
+            labelled_rows=self._labelled,
+        )
+        outcome = decide_retrain(signals, RetrainHistory(), self._monitoring, self._retraining)
+        if isinstance(outcome, NoRetrain):
+            return {"kind": "retrain.withheld", "payload": {"reason": outcome.reason, "blocked": outcome.blocked}}
+        return {"kind": "retrain.decided", "payload": outcome.to_json()}
 
     def _payload(self, place: int, level: str, name: str) -> Mapping[str, Any]:
         payload = {"alarm": f"{level}:{name}", "level": level, "name": name, "window": place}

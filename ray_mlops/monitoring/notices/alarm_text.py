@@ -6,6 +6,7 @@ from math import exp
 from typing import Any
 
 from ray_mlops.ledger import LedgerEvent
+from ray_mlops.monitoring.handover import SCORE
 from ray_mlops.monitoring.notices.notice import Notice, moment, paragraphs
 from ray_mlops.monitoring.notices.runbook import what_to_do
 from ray_mlops.monitoring.notices.standing import Standing, model_of
@@ -19,6 +20,8 @@ _KINDS = {
     "unclear": "",
 }
 """Why a loss has risen, for the title; the reason says it at length."""
+_DECLARED = ("declared_nulls", "domain")
+"""Breaches of what a person declared; the others are read off the reference."""
 _SUBJECTS = {"inputs": "the inputs have", "score": "the predictions have", "loss": "the loss has"}
 
 
@@ -110,14 +113,14 @@ def describe_column(name: str, found: Mapping[str, Any]) -> str:
     Example:
         >>> describe_column("temp", {"total_variation": 0.3, "expected": 0.02, "log_e": 12.0, "is_noise": False})
         'temp: total variation 0.300, no drift would show 0.020 (15 times that), log evidence 12.0'
-        >>> describe_column("temp", {"log_e": 12.0})
-        'temp: log evidence 12.0'
+        >>> describe_column("temp", {"log_e": 12.0, "moved": "mean 71 in this window, 38 in the reference"})
+        'temp: mean 71 in this window, 38 in the reference, log evidence 12.0'
     """
-    parts = []
+    parts = [str(found["moved"])] if found.get("moved") else []
     distance, expected = found.get("total_variation"), found.get("expected")
     if distance is not None and expected is not None:
-        times = f"{distance / expected:.0f} times that" if expected > 0.0 else "nothing"
-        noise = ", which is noise" if found.get("is_noise") else ""
+        times = f"{distance / expected:.2g} times that" if expected > 0.0 else "nothing"
+        noise = "; not much for one window: the evidence is that of many" if found.get("is_noise") else ""
         parts.append(f"total variation {distance:.3f}, no drift would show {expected:.3f} ({times}{noise})")
     if found.get("log_e") is not None:
         parts.append(f"log evidence {found['log_e']:.1f}")
@@ -129,13 +132,14 @@ def describe_evidence(payload: Mapping[str, Any]) -> str | None:
 
     Example:
         >>> describe_evidence({"log_e": 9.3, "limit": 5.2983174})
-        'log evidence 9.3, the alarm is at 5.3: under no change it is ever reached with probability 0.5 % at most.'
-    """
+        'log evidence 9.3, the alarm is at 5.3. If nothing had changed, that would ever be reached with a probability of 0.5 % at most.'
+    """  # noqa: E501
     log_e, limit = payload.get("log_e"), payload.get("limit")
     if log_e is None or limit is None:
         return None
     alpha = f"{100.0 * exp(-limit):.2g} %"
-    return f"log evidence {log_e:.1f}, the alarm is at {limit:.1f}: under no change it is ever reached with probability {alpha} at most."  # noqa: E501
+    chance = f"If nothing had changed, that would ever be reached with a probability of {alpha} at most."
+    return f"log evidence {log_e:.1f}, the alarm is at {limit:.1f}. {chance}"
 
 
 def _drift(event: LedgerEvent, done: str | None) -> Notice:
@@ -145,6 +149,10 @@ def _drift(event: LedgerEvent, done: str | None) -> Notice:
     named = ", ".join(guilty[:_NAMED]) + (f" and {len(guilty) - _NAMED} more" if len(guilty) > _NAMED else "")
     columns = payload.get("columns") or {}
     which = "; ".join(describe_column(column, columns.get(column) or {}) for column in guilty[:_NAMED])
+    if any("~" in column for column in guilty[:_NAMED]):
+        which += ". a~b is how a hangs together with b: each alone may look as it always did"
+    if name == "loss" and not which:
+        which = "a loss has no column of its own; `ray-mlops monitor diagnose` says to which ones it is owed"
     subject = _SUBJECTS.get(name, f"{name} has")
     kind = _KINDS.get(str(payload.get("kind")), "") if name == "loss" else ""
     verb = "risen" if name == "loss" else "drifted"
@@ -162,17 +170,47 @@ def _drift(event: LedgerEvent, done: str | None) -> Notice:
 
 def _breach(event: LedgerEvent, done: str | None) -> Notice:
     model, payload = model_of(event), event.payload
-    name, value, limit = str(payload.get("name")), payload.get("value"), payload.get("limit")
-    sure = None if value is None or limit is None else f"seen {value:.4g}, accepted up to {limit:.4g}."
+    name, reason = str(payload.get("name")), str(payload.get("reason"))
+    feature, _, kind = name.rpartition(":")
+    column = str(payload.get("feature") or feature)
+    place = f"the model's own answers ({column})" if column == SCORE else f"column {column}"
+    basis = "the declared contract is broken by" if kind in _DECLARED else "the data are broken:"
     text = paragraphs(
-        what=f"the declared contract is broken: {payload.get('reason')}.",
+        what=f"{basis} {place}: {reason}. That is a fault of the pipe, not a change of the world.",
         since=f"the window that begins {moment(_window_us(event))}. Raised {_window_end(event)}.",
-        how_sure=sure,
-        which_features=f"{payload.get('feature') or name.rpartition(':')[0]}.",
+        how_sure=describe_breach(kind, payload),
+        which_features=f"{column}.",
         what_was_done=done or "retraining is blocked.",
         to_do=what_to_do("breach", alarm=shlex.quote(str(payload.get("alarm")))),
     )
-    return _notice(event, "breach", "critical", f"{model}: contract breach {name}", text)
+    return _notice(event, "breach", "critical", f"{model}: contract breach {name}: {reason}", text)
+
+
+def describe_breach(kind: str, payload: Mapping[str, Any]) -> str | None:
+    """Say how sure a breach is, and what would have been accepted; None where nothing is known.
+
+    Example:
+        >>> describe_breach("nulls", {"value": 0.2, "limit": 0.05})
+        '20.0 % in this window, up to 5.0 % is accepted.'
+        >>> describe_breach("scale", {"value": 1680.0, "limit": 1050.0})
+        'mean 1680 in this window, 1050 in those before.'
+    """
+    value, limit = payload.get("value"), payload.get("limit")
+    if value is None or limit is None:
+        return None
+    if kind == "scale":
+        return f"mean {value:.4g} in this window, {limit:.4g} in those before."
+    if kind == "missing":
+        return "certain: other columns of the window were counted, and of this one not a single row."
+    if kind == "empty":
+        return f"certain: no row of the window has a value; in the reference {_percent(limit)} at most had none."
+    if kind == "constant":
+        return f"all rows of the window have one value; {_percent(limit)} of windows may be like that."
+    return f"{_percent(value)} in this window, up to {_percent(limit)} is accepted."
+
+
+def _percent(share: float) -> str:
+    return f"{100.0 * share:.1f} %"
 
 
 def _notice(event: LedgerEvent, kind: str, severity: Any, title: str, text: str) -> Notice:

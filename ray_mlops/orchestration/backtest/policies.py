@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ray_mlops.config import MonitoringConfig, ProjectConfig, RetrainingConfig, StoreConfig, config_hash
 from ray_mlops.errors import MonitoringError
-from ray_mlops.ledger import Ledger
+from ray_mlops.ledger import Ledger, LedgerEvent
 from ray_mlops.monitoring.handover import build_handover
 from ray_mlops.monitoring.policy import NoRetrain, RetrainDecision, RetrainHistory, Signals, decide_retrain
 from ray_mlops.monitoring.schedule import is_due
@@ -147,6 +147,14 @@ class Watched:
         """Alarms that were raised, oldest first."""
         events = self._ledger.read(f"{self._config.name}/monitor", kind="monitor.alarm")
         return [dict(event.payload) for event in events]
+
+    def events(self) -> list[LedgerEvent]:
+        """All that was recorded so far, oldest first."""
+        return self._ledger.read()
+
+    def view(self) -> dict[str, Any]:
+        """What the monitor would show at this moment (see ``MonitorService.view``)."""
+        return self._service.view(self._config.name)
 
     def begin(self, champion: ModelBundle, window: int) -> None:
         name, key = self._config.name, config_hash(self._config)

@@ -273,6 +273,22 @@ def test_drift_without_window_history_shows_the_newest_window(data: Any, ask: As
     assert response.text.count("<svg") == 1
 
 
+def test_drift_says_what_is_not_watched_and_why(data: Any, ask: Ask) -> None:
+    view = dict(data.monitors["flights"])
+    drift = {**view["drift"], "not_watched": {"dep_hour": "not watched for drift yet: too few rows"}}
+    caveat = "constant in the reference (3)"
+    drift["features"] = {name: {**column, "caveat": caveat} for name, column in drift["features"].items()}
+    data.monitors["flights"] = {**view, "drift": drift, "quarantined_rows": 7, "labels": {"invalid": 4}}
+    words = Page(ask(data, "/models/flights/drift")).words
+    for expected in (
+        "dep_hour is not watched for drift yet: too few rows",
+        "7 rows were set aside",
+        "4 labels were of the wrong type",
+        caveat,
+    ):
+        assert expected in words
+
+
 def test_performance_shows_realised_estimated_and_coverage(data: Any, ask: Ask) -> None:
     response = ask(data, "/models/flights/performance")
     words = Page(response).words

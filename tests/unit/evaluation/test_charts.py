@@ -12,6 +12,7 @@ from ray_mlops.evaluation.charts import (
     Marker,
     PointSeries,
     Series,
+    Shade,
     bar_chart,
     heat_map,
     histogram_pair,
@@ -19,6 +20,8 @@ from ray_mlops.evaluation.charts import (
     line_chart,
     xy_chart,
 )
+from ray_mlops.evaluation.lanes import lane_chart
+from ray_mlops.evaluation.marks import place_markers
 from ray_mlops.evaluation.svg import (
     DARK_PALETTE,
     PALETTE,
@@ -225,3 +228,61 @@ def test_page_style_covers_every_series_in_light_and_dark() -> None:
         assert colour in CHART_CSS
     assert CHART_CSS.count("{") == CHART_CSS.count("}")
     assert "prefers-color-scheme: dark" in CHART_CSS
+
+
+def test_heat_map_shows_markers_shades_and_the_ticks_that_are_asked_for() -> None:
+    days = [f"2013-01-{day:02}" for day in range(1, 21)]
+    drawn = heat_map(
+        ["temp"],
+        days,
+        [[NAN] * 10 + [1.0] * 10],
+        markers=[Marker(12, "A1", 4)],
+        shades=[Shade(-0.5, 9.5, "reference")],
+        ticks={0: "start", 10: "middle"},
+        left=200,
+        width=900,
+    )
+    heat = parse(drawn)
+    shown = words(heat)
+    assert {"A1", "reference", "start", "middle"} <= set(shown)
+    assert "2013-01-03" not in shown
+    left = [float(one.get("x", "nan")) for one in heat.iter(f"{SVG}rect")]
+    assert min(left) == 200.0
+
+
+def test_heat_map_and_lines_below_each_other_have_the_same_places() -> None:
+    days, at = [str(day) for day in range(30)], Marker(17, "here")
+    charts = [
+        heat_map(["a"], days, [[1.0] * 30], markers=[at], left=150, width=800),
+        line_chart([Series("b", [1.0] * 30)], days, markers=[at], left=150, width=800),
+    ]
+    lines = [
+        [one.get("x1") for one in parse(chart).iter(f"{SVG}line") if one.get("stroke-dasharray")] for chart in charts
+    ]
+    assert lines[0] == lines[1][-1:] or lines[0] == lines[1]
+
+
+def test_narrow_empty_cells_have_no_border() -> None:
+    wide, narrow = (heat_map(["a"], [str(i) for i in range(n)], [[NAN] * n]) for n in (4, 400))
+    assert 'stroke="currentColor"><title>' in wide
+    assert 'stroke="currentColor"><title>' not in narrow
+
+
+def test_no_line_of_a_marker_crosses_the_label_of_another() -> None:
+    left, right, places = 0.0, 1000.0, 365
+    markers = [Marker(p, name) for p, name in ((290, "R5"), (297, "A4"), (304, "R6"), (305, "A5"))]
+    found = place_markers(markers, places, left, right)
+    room = (right - left) / places
+    for one, (row, _) in zip(markers, found, strict=True):
+        start = (one.position + 0.5) * room
+        end = start + text_width(one.label, 11) + 4
+        for other, (above, _) in zip(markers, found, strict=True):
+            x = (other.position + 0.5) * room
+            assert other is one or above < row or not start < x < end
+
+
+def test_lanes_name_their_stretches_and_cut_what_leaves_the_chart() -> None:
+    lanes = {"version 1": [Shade(-20, 40, "watched"), Shade(300, 400, "beyond")], "<b>": []}
+    shown = parse(lane_chart(lanes, 100, ticks={0: "Jan"}, title="Versions"))
+    assert {"version 1", "watched", "Jan", "Versions", "<b>"} <= set(words(shown))
+    assert len(list(shown.iter(f"{SVG}rect"))) == 1

@@ -58,6 +58,9 @@ class Traffic:
     classes: tuple[str, ...] = CLASSES
     is_text: bool = False
     """Whether x is logged as text."""
+    reference: Mapping[str, Any] = field(default_factory=dict)
+    """What replaces columns (or ``rows``) in the windows of the reference."""
+    num_reference: int = NUM_REFERENCE
 
     def window(self, window: int, shift: float = 0.0, **columns: Any) -> pa.Table:
         """The rows of one window; ``shift`` moves the number x, columns replace what is generated."""
@@ -237,17 +240,18 @@ class World:
     hashes: Sequence[str] = ()
     """The configuration of each version."""
     sequence: int = 0
+    model: str = MODEL
 
     def restart(self) -> MonitorService:
         """Kill the service and start another."""
         self.service = MonitorService(self.ledger, self.files, self.jobs)
-        self.service.watch(MODEL)
+        self.service.watch(self.model)
         return self.service
 
     def promote(self, version: int) -> None:
         bundle = self.bundles[version - 1]
         key = self.hashes[version - 1] if len(set(self.hashes)) > 1 else self.routes.config_hash
-        routes = ModelRoutes(MODEL, 0, Arm(str(version), bundle.uri, bundle.hash), config_hash=key)
+        routes = ModelRoutes(self.model, 0, Arm(str(version), bundle.uri, bundle.hash), config_hash=key)
         self.routes = commit_routes(self.ledger, routes, self.routes.version)
 
     def redeploy(self, **sections: Mapping[str, Any]) -> None:
@@ -257,7 +261,7 @@ class World:
             content[name] = {**content[name], **changed}
         key = f"changed-{self.routes.version}"
         payload = {"config": content, "hash": key}
-        self.ledger.append(f"{MODEL}/config", "config.deployed", f"{MODEL}/config/{key}", payload)
+        self.ledger.append(f"{self.model}/config", "config.deployed", f"{self.model}/config/{key}", payload)
         self.routes = commit_routes(self.ledger, replace(self.routes, config_hash=key), self.routes.version)
 
     def rows_of(self, version: int, window: int, **columns: Any) -> pa.Table:
@@ -280,12 +284,14 @@ class World:
         days = [str(day.as_py().date()) for day in rows["event_time"]]
         for day in sorted(set(days)):
             part = rows.filter(pa.array([own == day for own in days]))
-            self.files.write_table(log_path(MODEL, day, "r", self.sequence), part)
+            self.files.write_table(log_path(self.model, day, "r", self.sequence), part)
         return rows
 
     def hand_over(self, rows: pa.Table) -> Any:
         """Hand rows over as a sink does: on the reference in force, counted again when it is another."""
-        receipt = self.service.handover(build_handover(MODEL, "r", self.sequence, rows, self.service.reference(MODEL)))
+        receipt = self.service.handover(
+            build_handover(self.model, "r", self.sequence, rows, self.service.reference(self.model))
+        )
         assert receipt.accepted
         return receipt
 
@@ -303,11 +309,11 @@ class World:
         lines = [
             json.dumps({"id": r.id, "label": r.label, "time": r.time, "arrival": r.arrival}) + "\n" for r in records
         ]
-        self.files.write(f"labels/{MODEL}/day=2026-01-01/r-{self.sequence}.jsonl", "".join(lines).encode())
-        self.service.add_labels(MODEL, records)
+        self.files.write(f"labels/{self.model}/day=2026-01-01/r-{self.sequence}.jsonl", "".join(lines).encode())
+        self.service.add_labels(self.model, records)
 
     def events(self, topic: str, kind: str) -> list[Mapping[str, Any]]:
-        return [event.payload for event in self.ledger.read(f"{MODEL}/{topic}", kind=kind)]
+        return [event.payload for event in self.ledger.read(f"{self.model}/{topic}", kind=kind)]
 
     @property
     def decisions(self) -> list[Mapping[str, Any]]:
@@ -332,12 +338,14 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
         windows: Sequence[str] = ("1h", "1h"),
         monitoring: Mapping[str, Any] | None = None,
         evaluation: Mapping[str, Any] | None = None,
+        model: str = MODEL,
+        beside: World | None = None,
         **over: Any,
     ) -> World:
         root = tmp_path / store
-        root.mkdir()
+        root.mkdir(exist_ok=beside is not None)
         content = {
-            "name": MODEL,
+            "name": model,
             "store": {"root": str(root)},
             "data": {
                 "source": {"path": "rows.parquet"},
@@ -355,7 +363,8 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
         configs, traffics = [], [Traffic(**version) for version in versions]
         for traffic, window in zip(traffics, windows, strict=True):
             configs.append(build_config(content, {"data.task": traffic.task, "monitoring.window": window}))
-        files, ledger = Files(str(root)), Ledger(f"sqlite:///{root}/ledger.db")
+        ledger = Ledger(f"sqlite:///{root}/ledger.db") if beside is None else beside.ledger
+        files = Files(str(root))
         bundles = [
             _save_bundle(files, config, traffic, seed, estimated)
             for seed, (config, traffic) in enumerate(zip(configs, traffics, strict=True), 1)
@@ -363,21 +372,21 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
         for config in configs:
             key = config_hash(config)
             payload = {"config": config.model_dump(mode="json"), "hash": key}
-            ledger.append(f"{MODEL}/config", "config.deployed", f"{MODEL}/config/{key}", payload)
+            ledger.append(f"{model}/config", "config.deployed", f"{model}/config/{key}", payload)
         config, traffic, hashes = configs[0], traffics[0], [config_hash(config) for config in configs]
-        routes = ModelRoutes(MODEL, 0, Arm("1", bundles[0].uri, bundles[0].hash), config_hash=hashes[0])
+        routes = ModelRoutes(model, 0, Arm("1", bundles[0].uri, bundles[0].hash), config_hash=hashes[0])
         routes = commit_routes(ledger, routes, 0)
-        jobs = FakeSubmitter()
-        service = MonitorService(ledger, files, jobs)
-        service.watch(MODEL)
-        return World(config, bundles, ledger, files, jobs, traffic, service, routes, traffics, hashes)
+        jobs = FakeSubmitter() if beside is None else beside.jobs
+        service = MonitorService(ledger, files, jobs) if beside is None else beside.service
+        service.watch(model)
+        return World(config, bundles, ledger, files, jobs, traffic, service, routes, traffics, hashes, model=model)
 
     return make
 
 
 def _save_bundle(files: Files, config: ProjectConfig, traffic: Traffic, seed: int, estimated: bool = True) -> BundleRef:
     """A bundle with random weights, whose scores and losses are those of the traffic."""
-    past = traffic.windows(range(FIRST - NUM_REFERENCE, FIRST))
+    past = traffic.windows(range(FIRST - traffic.num_reference, FIRST), **traffic.reference)
     labels = [record.label for record in traffic.labels(past)]
     inputs = {name: past[f"features.{name}"] for name in ("x", "city")}
     table = pa.table({"time": past["event_time"], **inputs, "y": labels})

@@ -1,5 +1,6 @@
 """Fire drills on a small world whose columns, dependence and labels are known."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from ray_mlops.data.target import TargetEncoder
 from ray_mlops.errors import DataError, MonitoringError
 from ray_mlops.monitoring.channels import ColumnEvidence
 from ray_mlops.monitoring.drill.injections import INJECTIONS, eligible_columns, slice_mask
-from ray_mlops.monitoring.drill.messages import message_lines
+from ray_mlops.monitoring.drill.messages import message_lines, told_of
 from ray_mlops.monitoring.drill.report import false_alarms, report_lines, summarise
 from ray_mlops.monitoring.drill.run import Drill, FaultRun, Plan, Repeat
 from ray_mlops.monitoring.drill.stream import Stretch, joined, permuted
@@ -307,4 +308,16 @@ def test_messages_are_those_of_service(report: Any) -> None:
     assert "m: contract breach x:empty" in text
     assert "ray-mlops monitor ack contract:x:empty" in text
     assert "drift from the reference of version 7" in text or "drifted from the reference of version 7" in text
-    assert "is shown by `ray-mlops monitor` only" in text
+    assert "Nobody would be sent anything: it is no alarm. `ray-mlops monitor`" in text
+    assert "== null_column: every value of a column is null, here x (noticed in window 1)" in text
+    assert "What was done: retraining is blocked: contract broken: x:empty" in text
+
+
+def test_messages_say_what_the_policy_would_have_done_and_how_the_column_moved(report: Any) -> None:
+    found = {fault.fault: fault for fault in report.faults}
+    told = told_of(found["mean_shift"], "m", "7")
+    assert (told.column, told.nothing) == (found["mean_shift"].alarmed_column, "")
+    text = told.notices[0].text
+    assert "matured labelled rows in the training window" in text or "was decided" in text
+    assert re.search(r"mean \d.* in this window, \d.* in the reference", text)
+    assert told_of(found["latency"], "m", "7").notices == ()

@@ -183,7 +183,7 @@ def test_breach_names_the_column_the_limit_and_the_exact_command() -> None:
     notice = render(event("monitor.alarm", event_time=10 * HOUR, **BREACH), Standing())
     assert notice is not None
     assert (notice.kind, notice.severity) == ("breach", "critical")
-    assert "seen 0.8765, accepted up to 0.05." in notice.text
+    assert "How sure: 87.7 % in this window, up to 5.0 % is accepted." in notice.text
     assert "Since: the window that begins 1970-01-01 09:00 UTC." in notice.text
     assert "`ray-mlops monitor ack 'contract:a b:nulls'`" in notice.text
     assert "What was done: retraining is blocked." in notice.text
@@ -283,3 +283,36 @@ def test_shadows_are_told_and_a_failed_one_is_a_warning() -> None:
     assert "version 4 is a shadow" in started.title
     assert "curious" in started.text
     assert (stopped.severity, failed.severity) == ("info", "warning")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "limit", "words"),
+    [
+        ("declared_nulls", 0.196, 0.0, "19.6 % in this window, up to 0.0 % is accepted."),
+        ("empty", 1.0, 0.05, "certain: no row of the window has a value; in the reference 5.0 % at most had none."),
+        ("missing", 1.0, 0.0, "of this one not a single row"),
+        ("constant", 1.0, 0.1, "all rows of the window have one value; 10.0 % of windows may be like that."),
+        ("scale", 1680.0, 1050.0, "mean 1680 in this window, 1050 in those before."),
+    ],
+)
+def test_each_kind_of_breach_says_in_its_own_unit_what_was_seen(
+    kind: str, value: float, limit: float, words: str
+) -> None:
+    payload = {**BREACH, "alarm": f"contract:x:{kind}", "name": f"x:{kind}", "value": value, "limit": limit}
+    notice = render(event("monitor.alarm", event_time=10 * HOUR, **payload), Standing())
+    assert notice is not None
+    assert words in notice.text
+    is_declared = "the declared contract is broken" in notice.text
+    assert is_declared == (kind == "declared_nulls")
+    assert notice.title.endswith(BREACH["reason"])
+
+
+def test_drift_alarm_explains_what_a_projection_is_and_does_not_call_its_own_column_noise() -> None:
+    column = {"total_variation": 0.15, "expected": 0.08, "is_noise": True, "log_e": 8.0, "moved": "mean 3, was 2"}
+    payload = {"level": "drift", "name": "inputs", "guilty": ["a~b"], "columns": {"a~b": column}, "window": 9}
+    notice = render(event("monitor.alarm", event_time=10 * HOUR, **payload), Standing())
+    assert notice is not None
+    assert "a~b: mean 3, was 2, total variation 0.150, no drift would show 0.080 (1.9 times that; not much for one" in (
+        notice.text
+    )
+    assert "a~b is how a hangs together with b" in notice.text

@@ -297,7 +297,7 @@ def test_breach_blocks_retraining_and_an_acknowledgement_unblocks(make_world: An
     assert world.decisions == []
     breaches = world.service.view(MODEL)["breaches"]
     assert "x:declared_nulls" in breaches
-    assert world.service.view(MODEL)["retraining"]["policy"].startswith("declared contract broken")
+    assert world.service.view(MODEL)["retraining"]["policy"].startswith("contract broken")
     for name in breaches:
         world.service.acknowledge(MODEL, f"contract:{name}", "ann")
     serve_broken(world, range(FIRST + 8, FIRST + 10))
@@ -346,7 +346,7 @@ def test_alarm_that_leads_to_no_retraining_says_why_in_the_ledger(make_world: An
     withheld = world.events("retrain", "retrain.withheld")
     assert withheld[0]["blocked"]
     assert withheld[0]["breaches"] == ["x:declared_nulls"]
-    assert withheld[0]["reason"] == "declared contract broken: x:declared_nulls"
+    assert withheld[0]["reason"] == "contract broken: x:declared_nulls"
     alarm = world.events("monitor", "monitor.alarm")[0]
     assert alarm["window"] == withheld[0]["window"]
 
