@@ -27,6 +27,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from ray_mlops.config import SourceConfig
 from ray_mlops.data.columns import INPUT_TYPES, is_text, one_chunk, parse_times, time_values
 from ray_mlops.data.values import MISSING_US
+from ray_mlops.data.vectors import is_list, vector_length
 from ray_mlops.errors import SourceError
 
 logger = logging.getLogger(__name__)
@@ -257,6 +258,8 @@ def _usual_type(kind: pa.DataType) -> pa.DataType:
         return pa.string()
     if pat.is_float16(kind):
         return pa.float32()
+    if is_list(kind) and _usual_type(kind.value_type) != kind.value_type:
+        return pa.list_(_usual_type(kind.value_type), vector_length(kind) or -1)
     if pat.is_decimal32(kind) or pat.is_decimal64(kind):
         return pa.decimal128(kind.precision, kind.scale)
     return kind

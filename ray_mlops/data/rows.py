@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ray_mlops.data.encoders import CategoryEncoder
 from ray_mlops.data.inputs import InputColumn, missing_column
 from ray_mlops.data.values import read_value
+from ray_mlops.data.vectors import Floats, read_vector, stack_vectors
 from ray_mlops.errors import FeatureError
 
 Row = Mapping[str, Any]
@@ -28,6 +29,8 @@ class RawValues:
     """[n, c]"""
     times: Sequence[npt.NDArray[np.int64]]
     """Microseconds since 1970 UTC [n], for each datetime column."""
+    vectors: Sequence[npt.NDArray[np.float64]] = ()
+    """[n, d] for each column of vectors; a missing vector is NaN throughout."""
 
 
 class RowReader:
@@ -40,6 +43,7 @@ class RowReader:
         numbers: Numeric columns, then boolean ones.
         words: Categorical columns with their encoders.
         times: Datetime columns.
+        vectors: Columns of vectors.
     """
 
     def __init__(
@@ -47,11 +51,12 @@ class RowReader:
         numbers: Sequence[InputColumn],
         words: Sequence[tuple[InputColumn, CategoryEncoder]],
         times: Sequence[InputColumn],
+        vectors: Sequence[InputColumn] = (),
     ) -> None:
-        self._numbers, self._times = list(numbers), list(times)
+        self._numbers, self._times, self._vectors = list(numbers), list(times), list(vectors)
         self._words = [column for column, _ in words]
         self._lookups = [encoder.lookup() for _, encoder in words]
-        self._order = [*self._numbers, *self._words, *self._times]
+        self._order = [*self._numbers, *self._words, *self._times, *self._vectors]
         self._num_numeric = sum(column.type == "numeric" for column in numbers)
         self._values_of = itemgetter(*(column.name for column in self._order))
 
@@ -65,16 +70,23 @@ class RowReader:
         raw: list[Sequence[Any]] = []
         ids: list[list[int]] = []
         times: list[list[int]] = []
+        after = numbers + words + len(self._times)
+        vectors: list[list[Floats | None]] = [[] for _ in self._vectors]
         for index, row in enumerate(rows):
             values = self._values(row, index)
             raw.append(self._row_numbers(values, index))
             if words:
                 ids.append(self._row_ids(values[numbers : numbers + words], index))
             if self._times:
-                times.append(self._row_times(values[numbers + words :], index))
+                times.append(self._row_times(values[numbers + words : after], index))
+            if self._vectors:
+                for column, value, found in zip(self._vectors, values[after:], vectors, strict=True):
+                    found.append(read_vector(value, column.length, column.name, index))
         id_matrix = np.array(ids, np.int64).reshape(len(raw), words)
         time_matrix = np.array(times, np.int64).reshape(len(raw), len(self._times))
-        return RawValues(_float_matrix(raw, numbers), id_matrix, list(time_matrix.T))
+        pairs = zip(self._vectors, vectors, strict=True)
+        matrices = [stack_vectors(found, column.length) for column, found in pairs]
+        return RawValues(_float_matrix(raw, numbers), id_matrix, list(time_matrix.T), matrices)
 
     def values(self, row: Row, index: int) -> dict[str, Any]:
         """A row's values by input column; an optional column that is absent is None.

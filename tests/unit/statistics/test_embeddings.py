@@ -21,7 +21,7 @@ def test_apply_gives_norms_and_products_with_unit_directions(kind: str) -> None:
     projection = EmbeddingProjection.from_sample("v", vectors(matrix, kind))
     found = projection.apply(pa.chunked_array([vectors(matrix[:20], kind), vectors(matrix[20:], kind)]))
     assert len(found) == NUM_DIRECTIONS + 1 == len(projection.names)
-    assert np.allclose(found["v.norm"], np.linalg.norm(matrix, axis=1))
+    assert np.allclose(found["v.norm"], np.linalg.norm(matrix, axis=1), rtol=2.0**-12)
     plain = projection.apply(matrix)
     assert all(np.allclose(found[name], plain[name]) for name in projection.names)
     assert np.abs(found["v.direction_00"]).max() <= found["v.norm"].max()
