@@ -301,8 +301,7 @@ class FeaturePipeline:
             inputs = encoder.encode(times, times == MISSING_US)
             numeric[:, at : at + inputs.shape[1]] = inputs
             at += inputs.shape[1]
-        for (_, scaler), vectors in zip(self._vectors, raw.vectors, strict=True):
-            inputs = scaler.encode(vectors)
-            numeric[:, at : at + inputs.shape[1]] = inputs
-            at += inputs.shape[1]
+        if self._vectors:
+            parts = [scaler.encode(v) for (_, scaler), v in zip(self._vectors, raw.vectors, strict=True)]
+            numeric[:, at:] = np.concatenate(parts, axis=1)
         return FeatureMatrix(numeric, raw.ids)

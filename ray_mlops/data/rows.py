@@ -1,7 +1,7 @@
 """The fast path of serving: JSON-like rows to raw matrices, without Arrow or pandas."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -58,6 +58,7 @@ class RowReader:
         self._lookups = [encoder.lookup() for _, encoder in words]
         self._order = [*self._numbers, *self._words, *self._times, *self._vectors]
         self._num_numeric = sum(column.type == "numeric" for column in numbers)
+        self._num_scalars = len(self._order) - len(self._vectors)
         self._values_of = itemgetter(*(column.name for column in self._order))
 
     def read(self, rows: Sequence[Row]) -> RawValues:
@@ -70,8 +71,8 @@ class RowReader:
         raw: list[Sequence[Any]] = []
         ids: list[list[int]] = []
         times: list[list[int]] = []
-        after = numbers + words + len(self._times)
-        vectors: list[list[Floats | None]] = [[] for _ in self._vectors]
+        after = self._num_scalars
+        vectors: list[list[Floats | None]] = []
         for index, row in enumerate(rows):
             values = self._values(row, index)
             raw.append(self._row_numbers(values, index))
@@ -80,13 +81,14 @@ class RowReader:
             if self._times:
                 times.append(self._row_times(values[numbers + words : after], index))
             if self._vectors:
-                for column, value, found in zip(self._vectors, values[after:], vectors, strict=True):
-                    found.append(read_vector(value, column.length, column.name, index))
+                vectors.append(self._row_vectors(values[after:], index))
         id_matrix = np.array(ids, np.int64).reshape(len(raw), words)
         time_matrix = np.array(times, np.int64).reshape(len(raw), len(self._times))
-        pairs = zip(self._vectors, vectors, strict=True)
-        matrices = [stack_vectors(found, column.length) for column, found in pairs]
-        return RawValues(_float_matrix(raw, numbers), id_matrix, list(time_matrix.T), matrices)
+        found = RawValues(_float_matrix(raw, numbers), id_matrix, list(time_matrix.T))
+        if not self._vectors:
+            return found
+        each = [stack_vectors([row[i] for row in vectors], c.length) for i, c in enumerate(self._vectors)]
+        return replace(found, vectors=each)
 
     def values(self, row: Row, index: int) -> dict[str, Any]:
         """A row's values by input column; an optional column that is absent is None.
@@ -127,6 +129,10 @@ class RowReader:
     def _row_times(self, values: tuple[Any, ...], index: int) -> list[int]:
         pairs = zip(self._times, values, strict=True)
         return [read_value(value, "datetime", column.name, index) for column, value in pairs]
+
+    def _row_vectors(self, values: tuple[Any, ...], index: int) -> list[Floats | None]:
+        pairs = zip(self._vectors, values, strict=True)
+        return [read_vector(value, column.length, column.name, index) for column, value in pairs]
 
 
 def _float_matrix(raw: list[Sequence[Any]], columns: int) -> npt.NDArray[np.float64]:
