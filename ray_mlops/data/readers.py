@@ -39,6 +39,7 @@ _DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _JSON_BLOCK_BYTES = 1 << 24
 """No row of JSON lines may be longer."""
 _MAGIC = frozenset("*?[")
+_NULL_LISTS = "write vectors as plain lists: Arrow cannot read a null back where lists have a fixed size"
 
 
 def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -125,7 +126,11 @@ def read_file(
     except FileNotFoundError:
         raise SourceError("no such file", uri) from None
     except (OSError, pa.ArrowException, *_DAMAGED) as error:
-        remedy = "is the file whole, and of this format?"
+        remedy = (
+            _NULL_LISTS
+            if "Expected all lists to be of size" in str(error)
+            else "is the file whole, and of this format?"
+        )
         raise SourceError(f"cannot be read as {format}: {error}", uri, remedy) from error
     check_names(table.column_names, uri)
     _check_text(table, format, uri)
