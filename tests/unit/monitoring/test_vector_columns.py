@@ -76,7 +76,7 @@ def test_broken_vectors_give_no_evidence_in_any_number() -> None:
     for window in range(100, 112):
         counts = {n: counts_of(n, window, 1.0) if n.startswith("v.") else counts_of(n, window) for n in NAMES}
         verdict = monitor.update(window, {**counts, "v": empty})
-    assert verdict.breaches == ("v:empty",)
+    assert {breach.partition(":")[0] for breach in verdict.breaches} == {"v"}
     assert verdict.alarms == ()
 
 
