@@ -126,11 +126,8 @@ def read_file(
     except FileNotFoundError:
         raise SourceError("no such file", uri) from None
     except (OSError, pa.ArrowException, *_DAMAGED) as error:
-        remedy = (
-            _NULL_LISTS
-            if "Expected all lists to be of size" in str(error)
-            else "is the file whole, and of this format?"
-        )
+        is_null_list = "Expected all lists to be of size" in str(error)
+        remedy = _NULL_LISTS if is_null_list else "is the file whole, and of this format?"
         raise SourceError(f"cannot be read as {format}: {error}", uri, remedy) from error
     check_names(table.column_names, uri)
     _check_text(table, format, uri)
