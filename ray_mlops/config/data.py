@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from ray_mlops.config.section import DottedPath, Duration, Section
 
-ColumnType = Literal["numeric", "categorical", "boolean", "datetime"]
+ColumnType = Literal["numeric", "categorical", "boolean", "datetime", "vector"]
 Task = Literal["binary", "multiclass", "regression"]
 Scalar = bool | int | float | str
 
@@ -47,7 +47,8 @@ class FeatureConfig(Section):
     indicator: bool = True
     """Add a 0/1 input saying that the number was missing (only where the fitted rows had any)."""
     scale: Literal["standard", "robust", "quantile", "none"] = "standard"
-    """`quantile` maps ranks to a normal distribution by the fitted quantiles."""
+    """`quantile` maps ranks to a normal distribution by the fitted quantiles; a vector takes `standard`, each of its
+    numbers by itself, or `none`."""
     encoding: Literal["none", "piecewise_linear", "periodic"] = "none"
     """Extra inputs for the model: piecewise-linear over quantile bins, or sine and cosine of a period."""
     encoding_bins: PositiveInt = 8
@@ -74,6 +75,8 @@ class ColumnContract(Section):
     """What one column must look like. What is left out is not checked."""
 
     type: ColumnType | None = None
+    length: PositiveInt | None = None
+    """How many numbers each vector has; None takes the length that the first snapshot's rows have."""
     required: bool = True
     """The column must be there."""
     max_null_ratio: float = Field(1.0, ge=0, le=1)
@@ -86,6 +89,16 @@ class ColumnContract(Section):
     """A closed domain: any other value is a bad row. None leaves the domain open."""
     unique: bool = False
     """No value may occur twice; of duplicates the first row stays."""
+
+    @model_validator(mode="after")
+    def _rules_fit_the_type(self) -> Self:
+        if self.length is not None and self.type not in (None, "vector"):
+            raise ValueError(f"'length' is of vectors, the type is '{self.type}'")
+        is_vector = self.type == "vector" or self.length is not None
+        given = [name for name in ("min", "max", "allowed") if getattr(self, name) is not None]
+        if is_vector and (given or self.unique):
+            raise ValueError(f"{' and '.join([*given, *['unique'] * self.unique])} cannot be asked of a vector")
+        return self
 
 
 class ContractConfig(Section):

@@ -7,6 +7,7 @@ numeric    ``float64``              integers, floats, decimals; NaN and infiniti
 boolean    ``bool``                 booleans, and the numbers 0 and 1
 categorical ``string``              strings; numbers and booleans are written as text; ``""`` is missing
 datetime   ``timestamp(us, UTC)``   timestamps, dates, ISO 8601 strings; no zone means UTC
+vector     ``double[d]``            lists of d finite numbers (``vectors``)
 ========== ======================== =======================================================================
 
 Anything else is a wrong type: a ``FeatureError`` that names the column and the row. Text is never parsed
@@ -24,7 +25,9 @@ import pyarrow.types as pat
 
 from ray_mlops.config.data import ColumnType
 from ray_mlops.data.values import MISSING_US, category_key, read_value, time_us, wrong_type
+from ray_mlops.data.vectors import read_vector, stack_vectors, vector_array, vector_matrix, vector_type
 from ray_mlops.errors import FeatureError
+from ray_mlops.statistics.embeddings import is_vector
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 INPUT_TYPES: dict[ColumnType, pa.DataType] = {
@@ -33,6 +36,7 @@ INPUT_TYPES: dict[ColumnType, pa.DataType] = {
     "categorical": pa.string(),
     "datetime": pa.timestamp("us", tz="UTC"),
 }
+"""Of the columns that hold one value in a row; ``canonical_type`` knows vectors as well."""
 _PER_DAY_US = 86_400_000_000
 _UNITS_US = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
 
@@ -41,11 +45,13 @@ def column_type(arrow: pa.DataType, name: str) -> ColumnType:
     """The type of a column by its Arrow type.
 
     Raises:
-        FeatureError: Lists, structs, maps, binaries and durations cannot be features as they are.
+        FeatureError: Structs, maps, binaries, durations and lists of anything but numbers cannot be features.
 
     Example:
         >>> column_type(pa.int32(), "age"), column_type(pa.dictionary(pa.int8(), pa.string()), "city")
         ('numeric', 'categorical')
+        >>> column_type(pa.list_(pa.float32(), 384), "text_embedding")
+        'vector'
     """
     if pat.is_dictionary(arrow):
         return column_type(arrow.value_type, name)
@@ -57,8 +63,15 @@ def column_type(arrow: pa.DataType, name: str) -> ColumnType:
         return "categorical"
     if pat.is_timestamp(arrow) or pat.is_date(arrow):
         return "datetime"
+    if is_vector(arrow):
+        return "vector"
     remedy = "list the feature with a 'function' that turns it into one value, or add it to data.exclude"
     raise FeatureError(f"a column of type {arrow} cannot be a feature", f"column {name!r}", remedy)
+
+
+def canonical_type(kind: ColumnType, length: int = 0) -> pa.DataType:
+    """The canonical Arrow type of a column; ``length`` is of vectors."""
+    return vector_type(length) if kind == "vector" else INPUT_TYPES[kind]
 
 
 def is_text(arrow: pa.DataType) -> bool:
@@ -66,8 +79,14 @@ def is_text(arrow: pa.DataType) -> bool:
     return bool(pat.is_string(arrow) or pat.is_large_string(arrow) or pat.is_string_view(arrow))
 
 
-def to_canonical(column: Column, kind: ColumnType, name: str) -> pa.Array:
+def to_canonical(column: Column, kind: ColumnType, name: str, length: int = 0) -> pa.Array:
     """A column in its canonical Arrow type, with one chunk; missing values are nulls.
+
+    Args:
+        column: The values.
+        kind: What they are to be.
+        name: The column's, for errors.
+        length: Of vectors.
 
     Raises:
         FeatureError: A value of another type; names the column and the first such row.
@@ -82,6 +101,8 @@ def to_canonical(column: Column, kind: ColumnType, name: str) -> pa.Array:
         return pa.array(np.where(missing, 0.0, flags) != 0, pa.bool_(), mask=missing)
     if kind == "categorical":
         return category_array(array, name)
+    if kind == "vector":
+        return vector_array(vector_matrix(array, length, name))
     times = time_values(array, name)
     return pa.array(times, pa.int64(), mask=times == MISSING_US).cast(INPUT_TYPES["datetime"])
 
@@ -90,7 +111,8 @@ def one_chunk(column: Column) -> pa.Array:
     """The column as one array, with dictionaries decoded."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):  # too long for one chunk of its type
-        array = pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in array.chunks])
+        wide = pa.large_list(array.type.value_type) if pat.is_list(array.type) else pa.large_string()
+        array = pa.concat_arrays([chunk.cast(wide) for chunk in array.chunks])
     return array.dictionary_decode() if pat.is_dictionary(array.type) else array
 
 
@@ -187,8 +209,11 @@ def parse_times(array: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
     return times[rows], wrong[rows]
 
 
-def canonical_from_values(values: Sequence[Any], kind: ColumnType, name: str) -> pa.Array:
+def canonical_from_values(values: Sequence[Any], kind: ColumnType, name: str, length: int = 0) -> pa.Array:
     """A canonical array from the values of rows; see ``to_canonical``."""
+    if kind == "vector":
+        vectors = [read_vector(value, length, name, row) for row, value in enumerate(values)]
+        return vector_array(stack_vectors(vectors, length))
     read = [read_value(value, kind, name, row) for row, value in enumerate(values)]
     if kind == "categorical":
         try:

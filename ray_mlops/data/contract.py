@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from ray_mlops.config import ColumnContract, ContractConfig, DataConfig
 from ray_mlops.config.data import ColumnType
 from ray_mlops.data.columns import column_type
+from ray_mlops.data.vectors import usual_length, vector_length
 from ray_mlops.errors import ContractError, DataError, FeatureError
 
 SCHEMA_VERSION = 1
@@ -103,7 +105,13 @@ class ContractReport:
         return cls(**{**content, "breaches": tuple(content["breaches"])})
 
 
-def infer_contract(schema: pa.Schema, null_counts: Mapping[str, int], rows: int, data: DataConfig) -> Contract:
+def infer_contract(
+    schema: pa.Schema,
+    null_counts: Mapping[str, int],
+    rows: int,
+    data: DataConfig,
+    lengths: Mapping[str, Mapping[int, int]] | None = None,
+) -> Contract:
     """The contract of a first snapshot, under what the configuration says.
 
     Types and null ratios come from the rows, with slack; ranges and domains are never closed by inference.
@@ -114,6 +122,10 @@ def infer_contract(schema: pa.Schema, null_counts: Mapping[str, int], rows: int,
         null_counts: Missing values by column; see ``count_nulls``.
         rows: How many there are.
         data: Roles of columns, and ``contract``, whose fields win where they are set.
+        lengths: Of columns of lists: how many are how long; see ``count_list_lengths``.
+
+    Raises:
+        ContractError: What is declared of a column does not fit what it was found to be.
     """
     config = data.contract
     columns: dict[str, ColumnContract] = {}
@@ -121,7 +133,8 @@ def infer_contract(schema: pa.Schema, null_counts: Mapping[str, int], rows: int,
     for name in schema.names if config.infer else ():
         if name in names and not name.startswith("__"):
             ratio = null_counts.get(name, 0) / max(rows, 1)
-            columns[name] = _inferred(schema.field(name), ratio, name not in data.exclude)
+            length = usual_length((lengths or {}).get(name, {}))
+            columns[name] = _inferred(schema.field(name), ratio, name not in data.exclude, length)
     for name in _roles(data):
         columns.setdefault(name, ColumnContract())
     if data.id is not None:
@@ -130,7 +143,11 @@ def infer_contract(schema: pa.Schema, null_counts: Mapping[str, int], rows: int,
         rule = ColumnContract(type="numeric", min=0, max_null_ratio=0)
         columns[data.weight] = _merged(columns.get(data.weight), rule)
     for name, declared in config.columns.items():
-        columns[name] = _merged(columns.get(name), declared)
+        try:
+            columns[name] = _merged(columns.get(name), declared)
+        except ValidationError as error:
+            problem = "; ".join(str(item["msg"]).removeprefix("Value error, ") for item in error.errors())
+            raise ContractError(problem, f"data.contract.columns.{name}", "see what the column holds") from None
     freshness = None if config.freshness is None else config.freshness.total_seconds()
     return Contract(columns, config.min_rows, freshness, config.max_quarantine_ratio, data.event_time)
 
@@ -172,14 +189,20 @@ def _roles(data: DataConfig) -> list[str]:
     return [name for name in names if name is not None]
 
 
-def _inferred(field: pa.Field, ratio: float, required: bool) -> ColumnContract:
+def _inferred(field: pa.Field, ratio: float, required: bool, length: int | None) -> ColumnContract:
     try:
         kind: ColumnType | None = column_type(field.type, field.name)
     except FeatureError:  # a list or struct: nothing to check but that it is there
         kind = None
     if pa.types.is_null(field.type):
         kind = None
-    return ColumnContract(type=kind, required=required, max_null_ratio=round(min(1.0, 2 * ratio + NULL_SLACK), 4))
+    found: dict[str, Any] = {}
+    if kind == "vector":
+        length = vector_length(field.type) or length
+        kind = "vector" if length and required else None  # lists of many lengths, or that nobody uses
+        found = {"length": length} if kind else {}
+    null_ratio = round(min(1.0, 2 * ratio + NULL_SLACK), 4)
+    return ColumnContract(type=kind, **found, required=required, max_null_ratio=null_ratio)
 
 
 def _merged(known: ColumnContract | None, declared: ColumnContract) -> ColumnContract:

@@ -172,6 +172,39 @@ class DatetimeEncoder:
         return np.stack(known + flags, axis=1) if known or flags else np.empty((len(times), 0))
 
 
+@dataclass(frozen=True, slots=True)
+class VectorEncoder:
+    """A fitted column of vectors: each of its numbers by itself, all 0 where the vector is missing."""
+
+    centers: tuple[float, ...]
+    scales: tuple[float, ...]
+    indicator: bool = False
+    """Add a 0/1 input that says the vector was missing."""
+    limit: float = SCALED_LIMIT
+    """Largest magnitude after scaling."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "VectorEncoder":
+        return cls(**{**content, "centers": tuple(content["centers"]), "scales": tuple(content["scales"])})
+
+    def names(self, name: str) -> list[str]:
+        """Names of the inputs, in the order of ``encode``."""
+        numbers = [f"{name}[{index}]" for index in range(len(self.centers))]
+        return numbers + ([f"{name}:missing"] if self.indicator else [])
+
+    def encode(self, vectors: Floats) -> Floats:
+        """Inputs [n, k] of vectors [n, d]; a vector of NaN is missing."""
+        centers, scales = np.array(self.centers), np.array(self.scales)
+        reach = self.limit * scales
+        scaled = (np.minimum(np.maximum(vectors, centers - reach), centers + reach) - centers) / scales
+        missing = np.isnan(vectors[:, :1])
+        known = np.where(missing, 0.0, scaled)
+        return np.concatenate([known, missing], axis=1) if self.indicator else known
+
+
 def datetime_part(times_us: npt.NDArray[np.int64], part: str) -> npt.NDArray[np.int64]:
     """One part of a UTC time [n]; all but the year count from 0 (Monday, midnight, January, the first).
 

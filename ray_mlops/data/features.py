@@ -7,6 +7,8 @@ What becomes of odd values, everywhere alike:
 - *unknown category*: id 1.
 - *out of range*: numbers are scaled on linearly up to 10,000 units; quantile and piecewise-linear encodings
   saturate; years stop 100 from the fitted middle.
+- *vectors*: a missing one becomes zeros (the mean, where they are scaled), with an indicator as numbers have;
+  one of another length, or with a null, NaN or infinity in it, is of the wrong type.
 - *wrong type*: ``FeatureError`` naming column and row. Nothing is guessed: ``"12"`` is no number.
 - *missing column*: ``FeatureError``, unless its contract says ``required: false``; then all its values are
   missing. *Unknown columns* are ignored here; ``check_columns`` tells of both.
@@ -25,24 +27,25 @@ import pyarrow as pa
 
 from ray_mlops.config import FeatureConfig
 from ray_mlops.data import columns as read
-from ray_mlops.data.columns import INPUT_TYPES
-from ray_mlops.data.encoders import CategoryEncoder, DatetimeEncoder, NumericEncoder, NumericKernel
+from ray_mlops.data.encoders import CategoryEncoder, DatetimeEncoder, NumericEncoder, NumericKernel, VectorEncoder
 from ray_mlops.data.fitting import Encoder, fit_encoder, reasons_to_drop
 from ray_mlops.data.functions import ArrayFunction, load_trusted
 from ray_mlops.data.inputs import InputColumn, canonical_column, feature_column, load_functions, resolve_inputs
 from ray_mlops.data.rows import RawValues, Row, RowReader
 from ray_mlops.data.statistics_pass import PassPlan, Statistics, table_statistics
 from ray_mlops.data.values import MISSING_US
+from ray_mlops.data.vectors import vector_matrix, with_fixed_lengths
 from ray_mlops.errors import BundleError, FeatureError
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-_ENCODERS: dict[str, type[NumericEncoder] | type[CategoryEncoder] | type[DatetimeEncoder]] = {
+_ENCODERS: dict[str, type[Encoder]] = {
     "numeric": NumericEncoder,
     "boolean": NumericEncoder,
     "categorical": CategoryEncoder,
     "datetime": DatetimeEncoder,
+    "vector": VectorEncoder,
 }
 
 
@@ -115,8 +118,11 @@ class FeaturePipeline:
         self._words = [(column, encoder) for column, encoder in pairs if isinstance(encoder, CategoryEncoder)]
         self._times = [(column, encoder) for column, encoder in pairs if isinstance(encoder, DatetimeEncoder)]
         self._kernel = NumericKernel([column.name for column in self._numbers], [encoder for _, encoder in numbers])
-        self._reader = RowReader(self._numbers, self._words, [column for column, _ in self._times])
+        self._vectors = [(column, encoder) for column, encoder in pairs if isinstance(encoder, VectorEncoder)]
+        times, vectors = [column for column, _ in self._times], [column for column, _ in self._vectors]
+        self._reader = RowReader(self._numbers, self._words, times, vectors)
         named = [(name, column.name) for column, encoder in self._times for name in encoder.names(column.name)]
+        named += [(name, column.name) for column, encoder in self._vectors for name in encoder.names(column.name)]
         self._owners = [*self._kernel.owners, *(owner for _, owner in named)]
         self.numeric_names: tuple[str, ...] = (*self._kernel.names, *(name for name, _ in named))
         self.categorical_names: tuple[str, ...] = tuple(column.name for column, _ in self._words)
@@ -137,6 +143,7 @@ class FeaturePipeline:
         Raises:
             FeatureError: A column is not there or cannot be a feature, or none is left.
         """
+        table = with_fixed_lengths(table)
         inputs = resolve_inputs(table.schema, features, optional)
         statistics = table_statistics(table, PassPlan(inputs, None, len(table)))
         return cls.from_statistics(inputs, features, statistics, infer=infer)
@@ -173,7 +180,8 @@ class FeaturePipeline:
         for index, (column, encoder) in enumerate(self._words):
             ids[:, index] = encoder.ids(features[column.name])
         times = [read.time_values(features[column.name], column.name) for column, _ in self._times]
-        return self._encode(RawValues(numbers, ids, times))
+        vectors = [vector_matrix(features[column.name], column.length, column.name) for column, _ in self._vectors]
+        return self._encode(RawValues(numbers, ids, times, vectors))
 
     def transform_rows(self, rows: Sequence[Row]) -> FeatureMatrix:
         """Features of JSON-like rows; the fast path of serving, about 10 microseconds a row.
@@ -204,7 +212,7 @@ class FeaturePipeline:
 
     def input_schema(self) -> pa.Schema:
         """Arrow types of the raw inputs, as logs and protocols carry them."""
-        return pa.schema([(column.name, INPUT_TYPES[column.input_type]) for column in self.columns])
+        return pa.schema([(column.name, column.arrow_type) for column in self.columns])
 
     def to_table(self, rows: Sequence[Row]) -> pa.Table:
         """JSON-like rows as a table in ``input_schema``; missing values are nulls.
@@ -214,7 +222,9 @@ class FeaturePipeline:
         """
         values = [self._reader.values(row, index) for index, row in enumerate(rows)]
         arrays = [
-            read.canonical_from_values([row[column.name] for row in values], column.input_type, column.name)
+            read.canonical_from_values(
+                [row[column.name] for row in values], column.input_type, column.name, column.length
+            )
             for column in self.columns
         ]
         return pa.table(arrays, schema=self.input_schema())
@@ -291,4 +301,7 @@ class FeaturePipeline:
             inputs = encoder.encode(times, times == MISSING_US)
             numeric[:, at : at + inputs.shape[1]] = inputs
             at += inputs.shape[1]
+        if self._vectors:
+            parts = [scaler.encode(v) for (_, scaler), v in zip(self._vectors, raw.vectors, strict=True)]
+            numeric[:, at:] = np.concatenate(parts, axis=1)
         return FeatureMatrix(numeric, raw.ids)

@@ -8,13 +8,21 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from ray_mlops.config import FeatureConfig
-from ray_mlops.data.encoders import PLAIN_LIMIT, CategoryEncoder, DatetimeEncoder, NumericEncoder, datetime_part
+from ray_mlops.data.encoders import (
+    PLAIN_LIMIT,
+    SCALED_LIMIT,
+    CategoryEncoder,
+    DatetimeEncoder,
+    NumericEncoder,
+    VectorEncoder,
+    datetime_part,
+)
 from ray_mlops.data.inputs import InputColumn
 from ray_mlops.data.statistics_pass import ColumnStatistics
 
 logger = logging.getLogger(__name__)
 
-Encoder = NumericEncoder | CategoryEncoder | DatetimeEncoder
+Encoder = NumericEncoder | CategoryEncoder | DatetimeEncoder | VectorEncoder
 NUM_QUANTILES = 256
 """Knots of ``scale: quantile``."""
 ID_RATIO, ID_ROWS = 0.9, 1000
@@ -36,6 +44,8 @@ def fit_encoder(config: FeatureConfig, column: InputColumn, statistics: ColumnSt
     if column.type == "datetime":
         middle = np.array([int(_quantiles(statistics.values, [0.5])[0]) if len(statistics.values) else 0])
         return DatetimeEncoder(tuple(config.parts), int(datetime_part(middle, "year")[0]), indicator)
+    if column.type == "vector":
+        return _fit_vector(config, column, statistics, indicator)
     if column.type == "boolean":
         return NumericEncoder(_fill(config, statistics), indicator=indicator)
     return _fit_numeric(config, statistics, indicator)
@@ -71,13 +81,29 @@ def _fit_numeric(config: FeatureConfig, statistics: ColumnStatistics, indicator:
     elif len(values) and config.scale == "quantile":
         knots, levels = _normal_knots(values)
     if config.scale in ("standard", "robust"):
-        limit = 1e4
-        scale = scale if np.isfinite(scale) and scale > 1e-12 * max(abs(center), 1e-290) else 1.0
+        limit = SCALED_LIMIT
+        scale = _usable(scale, center)
     pieces = _pieces(values, config.encoding_bins) if config.encoding == "piecewise_linear" else ()
     period = config.period if config.encoding == "periodic" else None
     return NumericEncoder(
         _fill(config, statistics), float(center), float(scale), indicator, limit, knots, levels, pieces, period
     )
+
+
+def _fit_vector(
+    config: FeatureConfig, column: InputColumn, statistics: ColumnStatistics, indicator: bool
+) -> VectorEncoder:
+    if config.scale == "none" or statistics.missing == statistics.rows:
+        limit = PLAIN_LIMIT if config.scale == "none" else SCALED_LIMIT
+        return VectorEncoder((0.0,) * column.length, (1.0,) * column.length, indicator, limit)
+    centers = tuple(mean for mean, _ in statistics.elements)
+    scales = tuple(_usable(deviation, mean) for mean, deviation in statistics.elements)
+    return VectorEncoder(centers, scales, indicator)
+
+
+def _usable(scale: float, center: float) -> float:
+    """The scale, or 1 where it is only the rounding of a constant."""
+    return scale if np.isfinite(scale) and scale > 1e-12 * max(abs(center), 1e-290) else 1.0
 
 
 def _fill(config: FeatureConfig, statistics: ColumnStatistics) -> float:

@@ -14,9 +14,11 @@ import mmh3
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from ray_mlops.data.columns import Column, is_text, numeric_values, one_chunk, time_values
+from ray_mlops.statistics.embeddings import is_vector
 
 Hashes = npt.NDArray[np.uint64]
 _NULL = np.uint64(0x9E3779B97F4A7C15)
@@ -54,6 +56,8 @@ def hash_column(column: Column) -> Hashes:
         hashes = mix(time_values(array, "").view(np.uint64) ^ _TIME)
     elif is_text(kind):
         hashes = _of_words(array)
+    elif is_vector(kind):
+        hashes = _of_lists(array)
     else:
         hashes = _of_words(pa.array([repr(value) for value in array.to_pylist()], pa.string()))
     return np.where(missing, _NULL, hashes)
@@ -80,6 +84,18 @@ def _of_floats(numbers: npt.NDArray[np.float64]) -> Hashes:
 def _of_integers(numbers: npt.NDArray[np.integer]) -> Hashes:
     exact = numbers <= _WHOLE if numbers.dtype.kind == "u" else (numbers >= -_WHOLE) & (numbers <= _WHOLE)
     return np.where(exact, _of_floats(numbers.astype(np.float64)), mix(numbers.astype(np.int64).view(np.uint64)))
+
+
+def _of_lists(array: pa.Array) -> Hashes:
+    """Hash lists of numbers by their length and what is at each position; nulls anyhow."""
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths[np.asarray(array.is_null().to_numpy(zero_copy_only=False), bool)] = 0
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    place = np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
+    parts = mix(hash_column(pc.list_flatten(array)) ^ mix((place + 1).astype(np.uint64)))
+    sums = np.concatenate((np.zeros(1, np.uint64), np.cumsum(parts)))  # wraps around, and so do their differences
+    return mix((sums[ends] - sums[starts]) ^ mix(lengths.astype(np.uint64)))
 
 
 def _of_words(array: pa.Array) -> Hashes:

@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from ray_mlops.config import DataConfig, FeatureConfig
 from ray_mlops.config.data import ColumnType
-from ray_mlops.data.columns import INPUT_TYPES, column_type, to_canonical
+from ray_mlops.data.columns import canonical_type, column_type, to_canonical
 from ray_mlops.data.functions import ArrayFunction, UserFunction, call_function, find_function, record_function
+from ray_mlops.data.vectors import vector_length
 from ray_mlops.errors import FeatureError
 
 
@@ -27,6 +28,13 @@ class InputColumn:
     required: bool = True
     """Whether a request must have the column; where it need not, absent means missing."""
     function: UserFunction | None = None
+    length: int = 0
+    """Of a vector: how many numbers it has."""
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Canonical Arrow type of the raw value."""
+        return canonical_type(self.input_type, self.length)
 
     @property
     def where(self) -> str:
@@ -41,6 +49,7 @@ class InputColumn:
             "role": self.role,
             "required": self.required,
             "function": recorded,
+            **({"length": self.length} if self.length else {}),
         }
 
     @classmethod
@@ -94,10 +103,10 @@ def canonical_column(table: pa.Table, column: InputColumn) -> pa.Array:
         FeatureError: The column is absent, or holds values of another type.
     """
     if column.name in table.column_names:
-        return to_canonical(table[column.name], column.input_type, column.name)
+        return to_canonical(table[column.name], column.input_type, column.name, column.length)
     if column.required:
         raise missing_column(column.name)
-    return pa.nulls(len(table), INPUT_TYPES[column.input_type])
+    return pa.nulls(len(table), column.arrow_type)
 
 
 def feature_column(raw: pa.Array, column: InputColumn, function: ArrayFunction | None) -> pa.Array:
@@ -119,15 +128,42 @@ def _resolve(schema: pa.Schema, feature: FeatureConfig, required: bool) -> Input
         raise FeatureError("no such column", f"data.features: {name}", f"the rows have {', '.join(schema.names)}")
     arrow = schema.field(name).type
     found = column_type(arrow, name) if feature.type == "auto" or feature.function else feature.type
+    length = _length(arrow, name) if found == "vector" else 0
     if feature.function is None:
-        return InputColumn(name, found, found, _role(feature, found), required)
+        _check_options(feature, found)
+        return InputColumn(name, found, found, _role(feature, found), required, length=length)
     function = find_function(feature.function, f"column {name!r}")
     result = feature.type
     if result == "auto":
-        empty = pa.array([], INPUT_TYPES[found])
+        empty = pa.array([], canonical_type(found, length))
         result = column_type(call_function(function, empty, f"column {name!r}").type, name)
+    if result == "vector":
+        remedy = "let it return one value for each row, or make the vectors in the source"
+        raise FeatureError("a function cannot return vectors", f"data.features: {name}", remedy)
     recorded = record_function(feature.function, f"column {name!r}")
-    return InputColumn(name, found, result, _role(feature, found), required, recorded)
+    return InputColumn(name, found, result, _role(feature, found), required, recorded, length)
+
+
+def _length(arrow: pa.DataType, name: str) -> int:
+    """The length of a column's vectors, where its type is one of vectors and says it."""
+    where = f"column {name!r}"
+    if column_type(arrow, name) != "vector":
+        remedy = "give it as lists in Parquet or JSON lines; CSV has none"
+        raise FeatureError(f"a column of type {arrow} holds no vectors", where, remedy)
+    if not vector_length(arrow):
+        remedy = f"say data.contract.columns.{name}: {{type: vector, length: ...}}, or add it to data.exclude"
+        raise FeatureError("its lists differ in length, or nobody has looked", where, remedy)
+    return vector_length(arrow)
+
+
+def _check_options(feature: FeatureConfig, kind: ColumnType) -> None:
+    """Refuse options that a vector has no use for."""
+    chosen = {"scale": feature.scale, "encoding": feature.encoding}
+    odd = [f"{name}: {value}" for name, value in chosen.items() if value not in ("standard", "none")]
+    odd += [name for name in ("impute", "fill_value", "period") if name in feature.model_fields_set]
+    if kind == "vector" and odd:
+        remedy = "a vector takes 'scale: standard' or 'none'; a missing one becomes zeros"
+        raise FeatureError(f"{', '.join(odd)} cannot be had of a vector", f"data.features: {feature.name}", remedy)
 
 
 def _role(feature: FeatureConfig, kind: ColumnType) -> str:

@@ -22,6 +22,7 @@ from ray_mlops.data.columns import (
 )
 from ray_mlops.data.contract import Contract
 from ray_mlops.data.values import MISSING_US, category_key
+from ray_mlops.data.vectors import count_lengths, is_list, parse_vectors, vector_array, vector_length, vector_type
 from ray_mlops.errors import ContractError, FeatureError
 
 Mask = npt.NDArray[np.bool_]
@@ -34,7 +35,7 @@ class TableCheck:
     """What was found in one block of rows."""
 
     table: pa.Table
-    """The rows, with text of numeric and datetime columns read."""
+    """The rows, with text of numeric and datetime columns read, and lists made vectors of one length."""
     bad: Mapping[str, Mask]
     """Bad rows [n] by reason."""
     null_counts: Mapping[str, int]
@@ -88,7 +89,8 @@ def inspect_table(table: pa.Table, contract: Contract) -> TableCheck:
             continue
         array = one_chunk(table[name])
         kind = rule.type or (None if rule.min is None and rule.max is None else "numeric")
-        problem = _wrong_type(array.type, kind)
+        length = (rule.length or vector_length(array.type)) if kind == "vector" else 0
+        problem = _wrong_type(array.type, kind, length)
         if problem:
             breaches.append(f"column {name!r}: expected {kind}, got {problem}")
             continue
@@ -98,6 +100,10 @@ def inspect_table(table: pa.Table, contract: Contract) -> TableCheck:
             array, wrong = _read_text(array, kind)
             unreadable[name] = (int(wrong.sum()), len(array) - null_counts[name], str(table[name].type))
             bad[f"{name}: not a {'number' if kind == 'numeric' else 'time'}"] = wrong
+            table = table.set_column(table.column_names.index(name), name, array)
+        if kind == "vector":
+            array, wrong_ones = _read_vectors(array, length)
+            bad |= {f"{name}: {reason}": mask for reason, mask in wrong_ones.items()}
             table = table.set_column(table.column_names.index(name), name, array)
         bad.update(_bad_values(array, name, rule, missing))
     if contract.event_time is not None and contract.event_time in table.column_names:
@@ -120,6 +126,11 @@ def count_nulls(table: pa.Table) -> dict[str, int]:
     return {name: int(missing_values(one_chunk(table[name])).sum()) for name in table.column_names}
 
 
+def count_list_lengths(table: pa.Table) -> dict[str, dict[int, int]]:
+    """Lists by length, of each column of lists."""
+    return {field.name: count_lengths(one_chunk(table[field.name])) for field in table.schema if is_list(field.type)}
+
+
 def join_reasons(bad: Mapping[str, Mask], rows: int) -> pa.Array:
     """The reasons against each row, joined by ``; ``; null for good rows [n]."""
     reasons: list[str | None] = [None] * rows
@@ -129,8 +140,10 @@ def join_reasons(bad: Mapping[str, Mask], rows: int) -> pa.Array:
     return pa.array(reasons, pa.string())
 
 
-def _wrong_type(arrow: pa.DataType, declared: ColumnType | None) -> str:
-    """The Arrow type as text where it cannot hold the declared type at all."""
+def _wrong_type(arrow: pa.DataType, declared: ColumnType | None, length: int = 0) -> str:
+    """The Arrow type as text where it cannot hold the declared type at all; ``length`` is of vectors."""
+    if declared == "vector" and not length:
+        return f"{arrow}, which does not say how long they are: declare its 'length'"
     if declared is None or pa.types.is_null(arrow):
         return ""
     try:
@@ -140,10 +153,21 @@ def _wrong_type(arrow: pa.DataType, declared: ColumnType | None) -> str:
     fits = {
         "numeric": found == "numeric" or is_text(arrow),
         "boolean": found in ("boolean", "numeric"),
-        "categorical": True,
+        "categorical": found != "vector",
         "datetime": found == "datetime" or is_text(arrow),
+        "vector": found == "vector" and vector_length(arrow) in (0, length),
     }
-    return "" if fits[declared] else str(arrow)
+    if declared == "vector" and is_text(arrow):
+        return f"{arrow}; CSV holds no vectors, take Parquet or JSON lines"
+    return "" if fits[declared] else f"{arrow}{f', not {length} numbers' if length else ''}"
+
+
+def _read_vectors(array: pa.Array, length: int) -> tuple[pa.Array, dict[str, Mask]]:
+    """Lists as vectors, null where wrong; and the wrong ones [n] by what is wrong."""
+    if array.type == vector_type(length) and np.isfinite(array.flatten().to_numpy(zero_copy_only=False)).all():
+        return array, {}
+    matrix, wrong = parse_vectors(array, length)
+    return vector_array(matrix), wrong
 
 
 def _read_text(array: pa.Array, kind: ColumnType) -> tuple[pa.Array, Mask]:

@@ -21,6 +21,7 @@ from ray_mlops.data.statistics_pass import (
     table_statistics,
     unpack_parts,
 )
+from ray_mlops.data.vectors import with_fixed_lengths
 from ray_mlops.errors import DataError
 
 __all__ = ["ColumnReference", "LossWindow", "ReferenceProfile", "fit_features_and_profile"]
@@ -59,6 +60,8 @@ def fit_features_and_profile(
         DeadlineError: Ray did not answer in time.
     """
     is_table = isinstance(rows, pa.Table)
+    if is_table:
+        rows = with_fixed_lengths(rows)
     schema = rows.schema if is_table else rows.schema().base_schema
     if train_column is not None:
         schema = schema.remove(schema.names.index(train_column))

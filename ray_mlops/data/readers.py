@@ -27,6 +27,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from ray_mlops.config import SourceConfig
 from ray_mlops.data.columns import INPUT_TYPES, is_text, one_chunk, parse_times, time_values
 from ray_mlops.data.values import MISSING_US
+from ray_mlops.data.vectors import is_list, vector_length
 from ray_mlops.errors import SourceError
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _JSON_BLOCK_BYTES = 1 << 24
 """No row of JSON lines may be longer."""
 _MAGIC = frozenset("*?[")
+_NULL_LISTS = "write vectors as plain lists: Arrow cannot read a null back where lists have a fixed size"
 
 
 def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -124,7 +126,8 @@ def read_file(
     except FileNotFoundError:
         raise SourceError("no such file", uri) from None
     except (OSError, pa.ArrowException, *DAMAGED) as error:
-        remedy = "is the file whole, and of this format?"
+        is_null_list = "Expected all lists to be of size" in str(error)
+        remedy = _NULL_LISTS if is_null_list else "is the file whole, and of this format?"
         raise SourceError(f"cannot be read as {format}: {error}", uri, remedy) from error
     check_names(table.column_names, uri)
     _check_text(table, format, uri)
@@ -257,6 +260,8 @@ def _usual_type(kind: pa.DataType) -> pa.DataType:
         return pa.string()
     if pat.is_float16(kind):
         return pa.float32()
+    if is_list(kind) and _usual_type(kind.value_type) != kind.value_type:
+        return pa.list_(_usual_type(kind.value_type), vector_length(kind) or -1)
     if pat.is_decimal32(kind) or pat.is_decimal64(kind):
         return pa.decimal128(kind.precision, kind.scale)
     return kind

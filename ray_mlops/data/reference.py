@@ -18,8 +18,11 @@ from ray_mlops.config.data import ColumnType
 from ray_mlops.data.columns import Column
 from ray_mlops.data.inputs import InputColumn
 from ray_mlops.data.values import MISSING_US
+from ray_mlops.data.vectors import project_vectors, projection_of
 from ray_mlops.errors import BundleError, DataError
 from ray_mlops.statistics.bins import CategoricalBins, ColumnCounts, NumericBins, bins_from_json
+from ray_mlops.statistics.derivations import Derivations
+from ray_mlops.statistics.embeddings import EmbeddingProjection, is_vector, vector_norms
 from ray_mlops.statistics.estimators import Estimator, estimator_from_json
 from ray_mlops.statistics.projections import NO_PROJECTIONS, Projections, fit_projections
 
@@ -32,7 +35,7 @@ Times = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class ColumnReference:
-    """One column (or the score) over the reference windows."""
+    """One column (or the score) over the reference windows; of a column of vectors, their norms."""
 
     bins: Bins
     windows: Mapping[int, ColumnCounts]
@@ -96,6 +99,32 @@ NO_JOINT = JointReference(NO_PROJECTIONS, {})
 
 
 @dataclass(frozen=True, slots=True)
+class VectorReference:
+    """Where the vectors of some columns point, as further columns of numbers."""
+
+    projections: tuple[EmbeddingProjection, ...]
+    columns: Mapping[str, ColumnReference]
+    """By the names of the projections' directions."""
+
+    def without(self, names: Collection[str]) -> "VectorReference":
+        """Leave out certain columns of vectors."""
+        kept = tuple(found for found in self.projections if found.column not in names)
+        return VectorReference(kept, {name: self.columns[name] for found in kept for name in found.directions})
+
+    def to_json(self) -> dict[str, Any]:
+        columns = {name: column.to_json() for name, column in self.columns.items()}
+        return {"projections": [found.to_json() for found in self.projections], "columns": columns}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "VectorReference":
+        columns = {name: ColumnReference.from_json(column) for name, column in content["columns"].items()}
+        return cls(tuple(EmbeddingProjection.from_json(found) for found in content["projections"]), columns)
+
+
+NO_VECTORS = VectorReference((), {})
+
+
+@dataclass(frozen=True, slots=True)
 class ReferenceProfile:
     """The reference of one version."""
 
@@ -113,6 +142,28 @@ class ReferenceProfile:
     """Not in profiles of older releases."""
     estimator: Estimator | None = None
     """Performance without labels; not in profiles of older releases."""
+    vectors: VectorReference = NO_VECTORS
+    """Not in profiles of older releases."""
+
+    @property
+    def counted(self) -> dict[str, ColumnReference]:
+        """Every column that rows are counted by: raw inputs, and the numbers that are computed from them."""
+        return {**self.columns, **self.joint.columns, **self.vectors.columns}
+
+    @property
+    def derivations(self) -> Derivations:
+        """What computes those numbers."""
+        return Derivations(self.joint.projections, self.vectors.projections)
+
+    def without(self, names: Collection[str]) -> "ReferenceProfile":
+        """Leave out certain raw inputs, and all that is computed from them."""
+        return replace(
+            self,
+            columns={name: column for name, column in self.columns.items() if name not in names},
+            importance={name: weight for name, weight in self.importance.items() if name not in names},
+            joint=self.joint.without(names),
+            vectors=self.vectors.without(names),
+        )
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -210,6 +261,7 @@ class ReferenceProfile:
 
     def to_json(self) -> dict[str, Any]:
         estimator = {} if self.estimator is None else {"estimator": self.estimator.to_json()}
+        vectors = {"vectors": self.vectors.to_json()} if self.vectors.projections else {}
         return {
             "schema_version": SCHEMA_VERSION,
             "window_us": self.window_us,
@@ -219,6 +271,7 @@ class ReferenceProfile:
             "losses": {str(window): [loss.n, loss.total, loss.total_squares] for window, loss in self.losses.items()},
             "joint": self.joint.to_json(),
             **estimator,
+            **vectors,
         }
 
     @classmethod
@@ -238,7 +291,8 @@ class ReferenceProfile:
             joint = JointReference.from_json(content["joint"]) if "joint" in content else NO_JOINT
             losses = dict(sorted(losses.items()))
             estimator = estimator_from_json(content["estimator"]) if "estimator" in content else None
-            return cls(content["window_us"], columns, content["importance"], score, losses, joint, estimator)
+            vectors = VectorReference.from_json(content["vectors"]) if "vectors" in content else NO_VECTORS
+            return cls(content["window_us"], columns, content["importance"], score, losses, joint, estimator, vectors)
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"the stored profile is damaged: {error!r}", "reference profile") from error
 
@@ -250,14 +304,14 @@ def build_profile(
 
     Args:
         columns: The model's raw inputs.
-        sample: Their canonical columns [n].
+        sample: Their canonical columns [n]; of vectors, or what ``project_vectors`` makes of them.
         event_us: Event times [n]; rows without one are left out. Without event time all are 0: one window.
         monitoring: Length and number of windows, bins, top categories.
     """
-    window_us = int(monitoring.window.total_seconds() * 1e6)
+    window_us = window_length(monitoring)
     windows = newest_windows(event_us, window_us, monitoring.reference_windows)
     inside = np.isin(window_of(event_us, window_us), windows) & (event_us != MISSING_US)
-    kept, times = sample.filter(pa.array(inside)), event_us[inside]
+    kept, times = project_vectors(sample.filter(pa.array(inside)), columns), event_us[inside]
     references = {}
     for column in columns:
         values = binned_values(kept[column.name], column.input_type)
@@ -268,7 +322,23 @@ def build_profile(
         counts = count_windows(bins, values, times, windows, window_us)
         references[column.name] = ColumnReference(bins, counts, column.input_type, column.role)
     joint = _joint_reference(columns, kept, times, windows, monitoring)
-    return ReferenceProfile(window_us, references, equal_weights(references), joint=joint)
+    vectors = _vector_reference(columns, kept, times, windows, monitoring)
+    return ReferenceProfile(window_us, references, equal_weights(references), joint=joint, vectors=vectors)
+
+
+def _vector_reference(
+    columns: Sequence[InputColumn], rows: pa.Table, times: Times, windows: Sequence[int], monitoring: MonitoringConfig
+) -> VectorReference:
+    found = tuple(projection_of(c.name, c.length) for c in columns if c.length and c.role == "feature")
+    references = {}
+    for name in (name for projection in found for name in projection.directions):
+        if any(name == column.name for column in columns):
+            raise DataError("a column has the name of a direction of the vectors", f"column {name!r}", "rename it")
+        bins = NumericBins.from_sample(rows[name], monitoring.bins)
+        references[name] = ColumnReference(
+            bins, count_windows(bins, rows[name].combine_chunks(), times, windows, window_length(monitoring))
+        )
+    return VectorReference(found, references)
 
 
 def _joint_reference(
@@ -280,7 +350,7 @@ def _joint_reference(
     numeric = {c.name: values[c.name] for c in watched if c.input_type in _KINDS_WITH_NUMBERS}
     categorical = {c.name: values[c.name] for c in watched if c.input_type in _KINDS_WITH_CATEGORIES}
     projections = fit_projections(numeric, categorical, monitoring.joint_projections)
-    window_us = int(monitoring.window.total_seconds() * 1e6)
+    window_us = window_length(monitoring)
     found = {}
     for name, derived in projections.of(values).items():
         bins = NumericBins.from_sample(derived, monitoring.bins)
@@ -298,6 +368,11 @@ def count_windows(
     return {window: ColumnCounts.of(bins, values.filter(pa.array(rows == window))) for window in windows}
 
 
+def window_length(monitoring: MonitoringConfig) -> int:
+    """Microseconds of a window."""
+    return int(monitoring.window.total_seconds() * 1e6)
+
+
 def newest_windows(event_us: Times, window_us: int, count: int) -> tuple[int, ...]:
     """Indices of the newest windows that have rows, in time order."""
     found = np.unique(window_of(event_us[event_us != MISSING_US], window_us))
@@ -310,10 +385,13 @@ def window_of(event_us: Times, window_us: int) -> Times:
 
 
 def binned_values(column: Column, kind: ColumnType) -> pa.Array:
-    """What bins count of a canonical raw column: numbers, microseconds, or text (``true``, ``false``)."""
+    """What bins count of a canonical raw column: numbers, microseconds, norms, or text (``true``, ``false``)."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if kind == "boolean":
         return array.cast(pa.string())
+    if is_vector(array.type):
+        norms = vector_norms(array)
+        return pa.array(norms, mask=np.isnan(norms))
     return array.cast(pa.int64()).cast(pa.float64(), safe=False) if kind == "datetime" else array
 
 

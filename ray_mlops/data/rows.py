@@ -1,7 +1,7 @@
 """The fast path of serving: JSON-like rows to raw matrices, without Arrow or pandas."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ray_mlops.data.encoders import CategoryEncoder
 from ray_mlops.data.inputs import InputColumn, missing_column
 from ray_mlops.data.values import read_value
+from ray_mlops.data.vectors import Floats, read_vector, stack_vectors
 from ray_mlops.errors import FeatureError
 
 Row = Mapping[str, Any]
@@ -28,6 +29,8 @@ class RawValues:
     """[n, c]"""
     times: Sequence[npt.NDArray[np.int64]]
     """Microseconds since 1970 UTC [n], for each datetime column."""
+    vectors: Sequence[npt.NDArray[np.float64]] = ()
+    """[n, d] for each column of vectors; a missing vector is NaN throughout."""
 
 
 class RowReader:
@@ -40,6 +43,7 @@ class RowReader:
         numbers: Numeric columns, then boolean ones.
         words: Categorical columns with their encoders.
         times: Datetime columns.
+        vectors: Columns of vectors.
     """
 
     def __init__(
@@ -47,12 +51,14 @@ class RowReader:
         numbers: Sequence[InputColumn],
         words: Sequence[tuple[InputColumn, CategoryEncoder]],
         times: Sequence[InputColumn],
+        vectors: Sequence[InputColumn] = (),
     ) -> None:
-        self._numbers, self._times = list(numbers), list(times)
+        self._numbers, self._times, self._vectors = list(numbers), list(times), list(vectors)
         self._words = [column for column, _ in words]
         self._lookups = [encoder.lookup() for _, encoder in words]
-        self._order = [*self._numbers, *self._words, *self._times]
+        self._order = [*self._numbers, *self._words, *self._times, *self._vectors]
         self._num_numeric = sum(column.type == "numeric" for column in numbers)
+        self._num_scalars = len(self._order) - len(self._vectors)
         self._values_of = itemgetter(*(column.name for column in self._order))
 
     def read(self, rows: Sequence[Row]) -> RawValues:
@@ -65,16 +71,24 @@ class RowReader:
         raw: list[Sequence[Any]] = []
         ids: list[list[int]] = []
         times: list[list[int]] = []
+        after = self._num_scalars
+        vectors: list[list[Floats | None]] = []
         for index, row in enumerate(rows):
             values = self._values(row, index)
             raw.append(self._row_numbers(values, index))
             if words:
                 ids.append(self._row_ids(values[numbers : numbers + words], index))
             if self._times:
-                times.append(self._row_times(values[numbers + words :], index))
+                times.append(self._row_times(values[numbers + words : after], index))
+            if self._vectors:
+                vectors.append(self._row_vectors(values[after:], index))
         id_matrix = np.array(ids, np.int64).reshape(len(raw), words)
         time_matrix = np.array(times, np.int64).reshape(len(raw), len(self._times))
-        return RawValues(_float_matrix(raw, numbers), id_matrix, list(time_matrix.T))
+        found = RawValues(_float_matrix(raw, numbers), id_matrix, list(time_matrix.T))
+        if not self._vectors:
+            return found
+        each = [stack_vectors([row[i] for row in vectors], c.length) for i, c in enumerate(self._vectors)]
+        return replace(found, vectors=each)
 
     def values(self, row: Row, index: int) -> dict[str, Any]:
         """A row's values by input column; an optional column that is absent is None.
@@ -115,6 +129,10 @@ class RowReader:
     def _row_times(self, values: tuple[Any, ...], index: int) -> list[int]:
         pairs = zip(self._times, values, strict=True)
         return [read_value(value, "datetime", column.name, index) for column, value in pairs]
+
+    def _row_vectors(self, values: tuple[Any, ...], index: int) -> list[Floats | None]:
+        pairs = zip(self._vectors, values, strict=True)
+        return [read_vector(value, column.length, column.name, index) for column, value in pairs]
 
 
 def _float_matrix(raw: list[Sequence[Any]], columns: int) -> npt.NDArray[np.float64]:

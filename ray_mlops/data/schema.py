@@ -1,6 +1,8 @@
 """The contract applied: bad rows set aside with their reasons, broken contracts refused, on tables and datasets."""
 
+import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,6 +22,7 @@ from ray_mlops.data.hashing import hash_column, hash_rows
 from ray_mlops.data.inspection import (
     TableCheck,
     check_table,
+    count_list_lengths,
     count_nulls,
     inspect_table,
     join_reasons,
@@ -65,11 +68,15 @@ class _BlockResult:
 def infer_contract(rows: pa.Table | ray.data.Dataset, data: DataConfig) -> Contract:
     """The contract of a first snapshot; see ``contract.infer_contract``."""
     if isinstance(rows, pa.Table):
-        return infer_from_counts(rows.schema, count_nulls(rows), len(rows), data)
+        return infer_from_counts(rows.schema, count_nulls(rows), len(rows), data, count_list_lengths(rows))
     schema = rows.schema().base_schema
     counts = collect_table(map_tables(rows, _null_row), "counting nulls")
     totals = {name: int(np.sum(counts[name].to_numpy())) for name in schema.names}
-    return infer_from_counts(schema, totals, int(np.sum(counts["__rows"].to_numpy())), data)
+    lengths: dict[str, Counter[int]] = {}
+    for text in counts["__lengths"].to_pylist():
+        for name, tally in json.loads(text).items():
+            lengths.setdefault(name, Counter()).update({int(length): count for length, count in tally.items()})
+    return infer_from_counts(schema, totals, int(np.sum(counts["__rows"].to_numpy())), data, lengths)
 
 
 def check_contract(
@@ -234,4 +241,5 @@ def _added_unreadable(reports: Sequence[_BlockReport]) -> dict[str, tuple[int, i
 
 
 def _null_row(table: pa.Table) -> pa.Table:
-    return pa.table({name: [count] for name, count in {**count_nulls(table), "__rows": len(table)}.items()})
+    counts = {**count_nulls(table), "__rows": len(table), "__lengths": json.dumps(count_list_lengths(table))}
+    return pa.table({name: [count] for name, count in counts.items()})

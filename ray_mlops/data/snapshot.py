@@ -28,6 +28,7 @@ from ray_mlops.data.source_files import FileRecord, SourceDescription, describe_
 from ray_mlops.data.statistics_pass import event_times
 from ray_mlops.errors import SnapshotError, SourceError
 from ray_mlops.runtime.files import Files
+from ray_mlops.runtime.parquet import for_parquet
 
 __all__ = ["Snapshot", "create_snapshot", "load_snapshot", "narrow_snapshot", "snapshot_dataset", "snapshot_table"]
 
@@ -192,7 +193,7 @@ def _copied(
 
 def _write_part(directory: Path, index: int, table: pa.Table) -> FileRecord:
     name = f"part-{index:05d}.parquet"
-    pq.write_table(table, directory / name, compression="zstd")
+    pq.write_table(for_parquet(table), directory / name, compression="zstd")
     content = (directory / name).read_bytes()
     return FileRecord(name, name, len(content), len(table), hashlib.sha256(content).hexdigest(), None, (len(table),))
 

@@ -19,6 +19,7 @@ from ray_mlops.data.columns import numeric_values, one_chunk, time_values
 from ray_mlops.data.exact import exact_sum, exact_sum_of_squares, mean_and_deviation
 from ray_mlops.data.hashing import hash_rows
 from ray_mlops.data.inputs import InputColumn, canonical_column, feature_column, load_functions
+from ray_mlops.data.vectors import project_vectors, vector_matrix
 
 SAMPLE_ROWS = 200_000
 """About this many rows are kept for quantiles; up to as many, all of them are, and quantiles are exact."""
@@ -52,10 +53,16 @@ class ColumnTally:
     squares: int = 0
     counts: Mapping[str, int] | None = field(default_factory=dict)
     """Rows by category; None when there were too many categories."""
+    elements: tuple[tuple[int, int], ...] = ()
+    """Of vectors: the exact sum and sum of squares at each position [d]; empty before the first block."""
 
     def __add__(self, other: "ColumnTally") -> "ColumnTally":
         merged = (self.missing + other.missing, self.total + other.total, self.squares + other.squares)
-        return ColumnTally(*merged, _merge_counts(self.counts, other.counts))
+        elements = self.elements or other.elements
+        if self.elements and other.elements:
+            pairs = zip(self.elements, other.elements, strict=True)
+            elements = tuple((a[0] + b[0], a[1] + b[1]) for a, b in pairs)
+        return ColumnTally(*merged, _merge_counts(self.counts, other.counts), elements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,8 @@ class PartialStatistics:
     train_rows: int
     columns: Mapping[str, ColumnTally]
     sample: pa.Table
-    """Raw inputs in canonical types, with event time, a flag for training rows, and the rows' hashes."""
+    """Raw inputs in canonical types (of vectors what is counted of them), with event time, a flag for training
+    rows, and the rows' hashes."""
 
     def to_table(self) -> pa.Table:
         """One row of two binary columns: what a worker sends home."""
@@ -74,7 +82,13 @@ class PartialStatistics:
         with pa.ipc.new_stream(sink, self.sample.schema) as writer:
             writer.write_table(self.sample)
         columns = {
-            name: [tally.missing, hex(tally.total), hex(tally.squares), tally.counts]
+            name: [
+                tally.missing,
+                hex(tally.total),
+                hex(tally.squares),
+                tally.counts,
+                [[hex(total), hex(squares)] for total, squares in tally.elements],
+            ]
             for name, tally in self.columns.items()
         }
         content = json.dumps({"rows": self.rows, "train_rows": self.train_rows, "columns": columns})
@@ -84,8 +98,10 @@ class PartialStatistics:
     def from_bytes(cls, statistics: bytes, sample: bytes) -> "PartialStatistics":
         content = json.loads(statistics)
         columns = {
-            name: ColumnTally(missing, int(total, 16), int(squares, 16), counts)
-            for name, (missing, total, squares, counts) in content["columns"].items()
+            name: ColumnTally(
+                missing, int(total, 16), int(squares, 16), counts, tuple((int(a, 16), int(b, 16)) for a, b in elements)
+            )
+            for name, (missing, total, squares, counts, elements) in content["columns"].items()
         }
         return cls(content["rows"], content["train_rows"], columns, pa.ipc.open_stream(sample).read_all())
 
@@ -101,11 +117,13 @@ class ColumnStatistics:
     deviation: float
     """Standard deviation, divisor n."""
     values: npt.NDArray[np.float64]
-    """Sorted sample of numbers (microseconds, for times) [m]; empty for categories."""
+    """Sorted sample of numbers (microseconds, for times) [m]; empty for categories and vectors."""
     counts: Mapping[str, int]
     """Rows by category."""
     distinct: int
-    """Distinct categories, or distinct values in the sample."""
+    """Distinct categories, or distinct values in the sample; of vectors 1 if all are alike, else their number."""
+    elements: tuple[tuple[float, float], ...] = ()
+    """Of vectors: mean and standard deviation at each position [d]."""
 
     @property
     def minimum(self) -> float:
@@ -143,10 +161,11 @@ def block_statistics(table: pa.Table, plan: PassPlan) -> PartialStatistics:
         columns[column.name] = _tally(feature if train.all() else feature.filter(pa.array(train)), column)
     hashes = hash_rows(table)
     extra = {EVENT_US: event_times(table, plan.event_time), TRAIN: train, HASH: hashes}
-    sample = pa.table({**raw, **{name: pa.array(values, _TYPES[name]) for name, values in extra.items()}})
+    rows = pa.table({**raw, **{name: pa.array(values, _TYPES[name]) for name, values in extra.items()}})
     if plan.num_rows > plan.sample_rows:
         limit = np.uint64(int(plan.sample_rows / plan.num_rows * 2**64))
-        sample = sample.filter(pa.array(hashes < limit))
+        rows = rows.filter(pa.array(hashes < limit))
+    sample = project_vectors(rows, [column for column in plan.inputs if column.name not in functions])
     return PartialStatistics(len(table), int(train.sum()), columns, sample)
 
 
@@ -161,7 +180,8 @@ def merge_statistics(parts: Iterable[PartialStatistics], plan: PassPlan) -> Stat
     columns = {}
     for column in plan.inputs:
         tally = sum((part.columns[column.name] for part in found), ColumnTally())
-        feature = feature_column(one_chunk(train[column.name]), column, functions.get(column.name))
+        values = one_chunk(train[column.name])
+        feature = values if column.type == "vector" else feature_column(values, column, functions.get(column.name))
         columns[column.name] = _finish(tally, feature, column, rows)
     return Statistics(sum(part.rows for part in found), rows, columns, sample)
 
@@ -197,6 +217,10 @@ def _tally(feature: pa.Array, column: InputColumn) -> ColumnTally:
         return ColumnTally(feature.null_count, counts=counts if len(counts) <= MAX_DISTINCT else None)
     if column.type == "datetime":
         return ColumnTally(feature.null_count)
+    if column.type == "vector":
+        matrix = vector_matrix(feature.drop_null(), column.length, column.name)
+        sums = tuple((exact_sum(values), exact_sum_of_squares(values)) for values in np.ascontiguousarray(matrix.T))
+        return ColumnTally(feature.null_count, elements=sums)
     values = feature_numbers(feature, column)
     return ColumnTally(feature.null_count, exact_sum(values), exact_sum_of_squares(values))
 
@@ -216,6 +240,11 @@ def _finish(tally: ColumnTally, feature: pa.Array, column: InputColumn, rows: in
         counts = count_categories(feature) if tally.counts is None else dict(tally.counts)
         nothing = np.empty(0)
         return ColumnStatistics(rows, tally.missing, np.nan, np.nan, nothing, counts, len(counts))
+    if column.type == "vector":
+        present = rows - tally.missing
+        elements = tuple(mean_and_deviation(total, squares, present) for total, squares in tally.elements)
+        distinct = 0 if not present else present if any(deviation for _, deviation in elements) else 1
+        return ColumnStatistics(rows, tally.missing, np.nan, np.nan, np.empty(0), {}, distinct, elements)
     values = np.sort(feature_numbers(feature, column))
     distinct = 1 + int(np.count_nonzero(np.diff(values))) if len(values) else 0
     mean = deviation = float("nan")

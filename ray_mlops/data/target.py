@@ -151,10 +151,12 @@ def _negative_and_positive(classes: list[Scalar], positive: Scalar | None, where
 
 def _check_scalars(array: pa.Array, where: str) -> None:
     try:
-        column_type(array.type, "")
+        is_scalar = column_type(array.type, "") != "vector"
     except FeatureError:
+        is_scalar = False
+    if not is_scalar:
         remedy = "make it a string, number or boolean in the source"
-        raise ContractError(f"a column of type {array.type} cannot be a target", where, remedy) from None
+        raise ContractError(f"a column of type {array.type} cannot be a target", where, remedy)
 
 
 def _check_numbers(array: pa.Array, where: str) -> None:

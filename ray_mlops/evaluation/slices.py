@@ -15,6 +15,7 @@ from ray_mlops.evaluation.intervals import Interval
 from ray_mlops.evaluation.means import mean_interval
 from ray_mlops.evaluation.metrics import build_meter
 from ray_mlops.evaluation.rows import Floats, Ints, ScoredRows
+from ray_mlops.statistics.embeddings import is_vector
 
 MISSING = "(missing)"
 NUM_DISTINCT_NUMBERS = 4
@@ -64,6 +65,9 @@ def slice_table(table: pa.Table, columns: Sequence[str], max_slices: int, where:
         if column not in table.column_names:
             known = ", ".join(table.column_names)
             raise EvaluationError(f"no column {column!r}", where, f"the columns are: {known}")
+        if is_vector(table.schema.field(column).type):
+            problem = f"column {column!r} holds vectors, and they have no values to slice by"
+            raise EvaluationError(problem, where, "name a column of numbers or categories")
     return [slice_column(column, table.column(column), max_slices) for column in columns]
 
 

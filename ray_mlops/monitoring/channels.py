@@ -19,6 +19,7 @@ from ray_mlops.monitoring.combination import (
     most_weighty,
     noticed_columns,
     share_of_limit,
+    vector_parts,
 )
 from ray_mlops.monitoring.estimation import Calibration
 from ray_mlops.monitoring.faults import Breach, FaultDetector
@@ -27,6 +28,7 @@ from ray_mlops.monitoring.loss_channel import LossChannel, LossWindow
 from ray_mlops.monitoring.loss_parts import UNKNOWN_KIND, LossParts
 from ray_mlops.monitoring.magnitudes import StratifiedMagnitudes
 from ray_mlops.monitoring.moves import describe_move
+from ray_mlops.statistics.accumulate import combine
 from ray_mlops.statistics.bins import ColumnCounts
 from ray_mlops.statistics.gap import GapSums
 
@@ -71,8 +73,13 @@ class ColumnEvidence:
     channels: Mapping[str, float]
     """Log evidence by channel."""
     derived_from: tuple[str, ...]
-    """Of a projection, its columns."""
+    """Of a projection, its columns; of a vector's direction, the vector's column."""
     is_score: bool
+
+    @property
+    def part_of(self) -> str | None:
+        """The column of vectors that this is a number of."""
+        return self.derived_from[0] if len(self.derived_from) == 1 else None
 
 
 @dataclass(slots=True)
@@ -120,6 +127,7 @@ class DatasetMonitor:
         self._score = None if score is None else score.name
         weights = column_weights(references, score, config.score_weight, config.joint_weight)
         num_inputs = sum(not reference.derived_from for reference in references)
+        self._numbers = vector_parts(references)
         self._columns: dict[str, _Column] = {}
         for reference in [*references, *([score] if score is not None else [])]:
             is_watched = reference.role != "calendar"
@@ -274,7 +282,7 @@ class DatasetMonitor:
         guilty = list(self.guilty())
         reason = f"drift in {', '.join(guilty)}" if guilty else "no drift"
         evidence = {"log_e": self.log_e, "limit": self._limit, "change_point": self.change_point()}
-        columns = {column: self._described(self._columns[column]) for column in guilty}
+        columns = {name: self._described(name) for name in guilty}
         return {**evidence, "guilty": guilty, "columns": columns, "reason": reason}
 
     def view(self) -> dict[str, Any]:
@@ -291,7 +299,7 @@ class DatasetMonitor:
             "not_watched": self.not_watched(),
             "loss": None if loss is None else {"log_e": loss.log_e, "mean": loss.last, "limit": loss.limit},
             "loss_parts": None if loss is None or self._parts is None else self._parts.view(loss.change_window()),
-            "features": {name: self._column_view(name, column) for name, column in self._columns.items()},
+            "features": {name: self._column_view(name) for name in self._names()},
         }
 
     def not_watched(self) -> dict[str, str]:
@@ -304,33 +312,53 @@ class DatasetMonitor:
             return Caveat(True, "a calendar column: checked for faults, never for drift")
         return caveat_of(column.monitor, self._config)
 
-    def _described(self, column: _Column) -> dict[str, Any]:
+    def _described(self, name: str) -> dict[str, Any]:
         """A guilty column, for the text of an alarm."""
+        column, summary = self._columns[self._foremost(name)], self._summary(name)
         monitor, counts = column.monitor, column.counts
-        summary = self._summary(column)
         if monitor is None or counts is None:
             return summary
         reference = sum(monitor.reference_windows(), ColumnCounts.empty(monitor.reference.bins))
         return {**summary, "moved": describe_move(monitor.reference.bins, reference, counts)}
 
-    def _column_view(self, name: str, column: _Column) -> dict[str, Any]:
+    def _names(self) -> list[str]:
+        """The columns that people know: a direction of vectors shows in its column."""
+        parts = {part for found in self._numbers.values() for part in found}
+        return [name for name in self._columns if name not in parts]
+
+    def _foremost(self, name: str) -> str:
+        """Of the numbers that stand for a column, the one with most evidence; the column itself where it is one."""
+        watched = [n for n in (name, *self._numbers.get(name, ())) if self._columns[n].monitor is not None]
+        return max(watched, key=lambda n: self._log_e(n), default=name)
+
+    def _log_e(self, name: str) -> float:
+        monitor = self._columns[name].monitor
+        return 0.0 if monitor is None else monitor.log_e
+
+    def _column_view(self, name: str) -> dict[str, Any]:
+        column = self._columns[self._foremost(name)]
         monitor, counts = column.monitor, column.counts
         measured = column.magnitudes.at(self._window).measure(counts) if counts is not None and counts.n else []
         return {
-            **self._summary(column),
-            "weight": column.weight,
+            **self._summary(name),
+            "weight": column.weight * (1 + len(self._numbers.get(name, ()))),
             "is_score": name == self._score,
             "caveat": self._caveat(column).text,
             "channels": {} if monitor is None else monitor.channels(),
             "reference_windows": 0 if monitor is None else monitor.num_reference_windows,
             "null_ratio": counts.null_ratio if counts is not None and counts.n else None,
             "magnitudes": {magnitude.name: magnitude.to_json() for magnitude in measured},
-            "breaches": [breach.kind for breach in column.breaches],
+            "breaches": [breach.kind for breach in self._columns[name].breaches],
         }
 
-    def _summary(self, column: _Column) -> dict[str, Any]:
+    def _summary(self, name: str) -> dict[str, Any]:
+        foremost = self._foremost(name)
+        column = self._columns[foremost]
         monitor, counts = column.monitor, column.counts
-        summary: dict[str, Any] = {"log_e": 0.0 if monitor is None else monitor.log_e, "status": _status(monitor)}
+        parts = [self._log_e(n) for n in (name, *self._numbers.get(name, ()))]
+        summary: dict[str, Any] = {"log_e": combine([1.0 / len(parts)] * len(parts), parts), "status": _status(monitor)}
+        if name in self._numbers:
+            summary["number"] = foremost
         if counts is not None and counts.n:
             found = column.magnitudes.at(self._window).total_variation(counts)
             summary |= {"total_variation": found.value, "expected": found.expected, "is_noise": found.is_noise}
@@ -348,7 +376,7 @@ class DatasetMonitor:
             notices=self.notices(),
             breaches=self.breaches(),
             change_point=self.change_point(),
-            features={name: self._summary(column) for name, column in self._columns.items()},
+            features={name: self._summary(name) for name in self._names()},
         )
 
     def _watched(self) -> dict[str, Watched]:

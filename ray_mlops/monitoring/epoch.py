@@ -111,7 +111,7 @@ def _begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[s
     if checkpoint is not None and not resumes:
         start = None if checkpoint["closed"] is None else checkpoint["closed"] + 1
     reference_id = _reference_id(champion, start)
-    columns = {**profile.columns, **profile.joint.columns}
+    columns = profile.counted
     bins: dict[str, Bins] = {name: column.bins for name, column in columns.items()}
     if profile.score is not None:
         bins[SCORE] = profile.score.bins
@@ -135,7 +135,7 @@ def _begin_epoch(model: str, ledger: Ledger, files: Files, checkpoint: Mapping[s
         config.data.contract.columns,
         version,
         None if max_ahead is None else max_ahead // timedelta(microseconds=1),
-        profile.joint.projections,
+        profile.derivations,
         tuple(dict.fromkeys([*config.rollout.guards.slices, *slicing.columns])),
         estimator=profile.estimator,
     )
@@ -172,13 +172,8 @@ def _reference_id(champion: Mapping[str, Any], start: int | None) -> str:
 def without_redacted(profile: ReferenceProfile, config: ProjectConfig) -> ReferenceProfile:
     """The profile of what the prediction log shows as it was; what is left out or hashed cannot be watched."""
     redacted, estimator = config.serving.log.redact, profile.estimator
-    return replace(
-        profile,
-        columns={name: column for name, column in profile.columns.items() if name not in redacted},
-        importance={name: weight for name, weight in profile.importance.items() if name not in redacted},
-        joint=profile.joint.without(redacted),
-        estimator=None if estimator is None or estimator.columns & set(redacted) else estimator,
-    )
+    kept = None if estimator is None or estimator.columns & set(redacted) else estimator
+    return replace(profile.without(redacted), estimator=kept)
 
 
 def build_channels(
@@ -212,13 +207,13 @@ def build_channels(
     ]
     references += [
         FeatureReference(
-            name=member.name,
-            bins=profile.joint.columns[member.name].bins,
-            windows=tuple(counts[member.name] for counts in windows.values() if member.name in counts),
-            strata=_strata([window for window, counts in windows.items() if member.name in counts], config),
-            derived_from=(member.target, *member.explained_by),
+            name=name,
+            bins=profile.counted[name].bins,
+            windows=tuple(counts[name] for counts in windows.values() if name in counts),
+            strata=_strata([window for window, counts in windows.items() if name in counts], config),
+            derived_from=sources,
         )
-        for member in profile.joint.projections.members
+        for name, sources in profile.derivations.sources.items()
     ]
     score = profile.score
     scored = None
@@ -260,7 +255,7 @@ def _reference_windows(
     config: MonitoringConfig,
 ) -> dict[int, dict[str, ColumnCounts]]:
     """The newest windows up to ``last``: the profile's, and after them those of the prediction log."""
-    columns = {**profile.columns, **profile.joint.columns}
+    columns = profile.counted
     found: dict[int, dict[str, ColumnCounts]] = {
         window: {name: column.windows[window] for name, column in columns.items() if window in column.windows}
         for window in profile.windows
@@ -289,7 +284,7 @@ def _counted_log(
         windows = rows["event_time"].cast(pa.int64()).to_numpy() // window_us
         for window in np.unique(windows[(windows >= first) & (windows <= last)]).tolist():
             own = rows.filter(pa.array(windows == window))
-            counts = count_columns(own, inputs, projections=profile.joint.projections)
+            counts = count_columns(own, inputs, derivations=profile.derivations)
             found[window] = found[window] + counts if window in found else counts
     return {window: dict(found[window]) for window in sorted(found)}
 

@@ -40,9 +40,15 @@ class FeatureReference:
     max_null_ratio: float | None = None
     """Share of nulls that the user's contract allows; None when it says nothing."""
     derived_from: tuple[str, ...] = ()
-    """Of a projection, the columns that it watches the dependence of; empty for a column of the log."""
+    """Of a projection, the columns that it watches the dependence of; of a vector's direction, the vector's column;
+    empty for a column of the log."""
     strata: tuple[int, ...] = ()
     """The stratum of each window (``stratum_of``); empty where all are of one."""
+
+    @property
+    def part_of(self) -> str | None:
+        """The column of vectors that this is a number of; None for everything else."""
+        return self.derived_from[0] if len(self.derived_from) == 1 else None
 
     def pooled(self) -> ColumnCounts:
         """All windows together."""

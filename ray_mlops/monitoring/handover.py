@@ -13,9 +13,9 @@ from ray_mlops.data.values import category_key
 from ray_mlops.monitoring.estimation import expect_windows, with_expectations
 from ray_mlops.monitoring.labels import EXPECTED, KEY_COLUMNS, prediction_values, without_repeats
 from ray_mlops.statistics.bins import Bins
+from ray_mlops.statistics.derivations import NO_DERIVATIONS, Derivations
 from ray_mlops.statistics.estimators import Estimator
 from ray_mlops.statistics.expected import Expected
-from ray_mlops.statistics.projections import NO_PROJECTIONS, Projections
 from ray_mlops.statistics.table import TableBins, TableCounts
 
 _FEATURE = "features."
@@ -39,7 +39,7 @@ class Reference:
     """The champion: only its own predictions are counted as the score; None counts all."""
     max_ahead_us: int | None = None
     """Rows further ahead of their arrival than this are not counted; None counts all."""
-    projections: Projections = NO_PROJECTIONS
+    derivations: Derivations = NO_DERIVATIONS
     """Further columns, computed from the others; their bins are in ``bins``."""
     kept: tuple[str, ...] = ()
     """Raw input columns that the label join keeps, for the slices of a rollout."""
@@ -53,7 +53,7 @@ class Reference:
 
     def count(self, rows: pa.Table) -> TableCounts:
         """Count rows of the prediction log; see ``count_columns``."""
-        return count_columns(rows, self.table, self.version, self.projections)
+        return count_columns(rows, self.table, self.version, self.derivations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ def count_columns(
     rows: pa.Table,
     bins: TableBins | Mapping[str, Bins],
     version: str | None = None,
-    projections: Projections = NO_PROJECTIONS,
+    derivations: Derivations = NO_DERIVATIONS,
 ) -> TableCounts:
     """Count the columns of logged rows that have bins; under ``SCORE`` and ``LATENCY`` those of a version's answers.
 
@@ -194,7 +194,7 @@ def count_columns(
         rows: Rows of the prediction log.
         bins: By column.
         version: Whose answers are counted, of requests that were not pinned to it; None counts all.
-        projections: Columns to be computed from the others.
+        derivations: Columns to be computed from the others.
     """
     table = bins if isinstance(bins, TableBins) else TableBins(bins)
     found = {
@@ -203,7 +203,7 @@ def count_columns(
         if name.startswith(_FEATURE)
     }
     columns: dict[str, Any] = {name: found[name] for name in table.bins if name in found}
-    columns |= projections.of(found)
+    columns |= derivations.of(found)
     return table.count(columns | _answer_columns(rows, table.bins, version))
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_mlops.config import ProjectConfig
+from ray_mlops.data.inputs import InputColumn
+from ray_mlops.data.vectors import project_vectors, projection_of
 from ray_mlops.errors import MonitoringError, NotFoundError
 from ray_mlops.ledger import Ledger, LedgerEvent
 from ray_mlops.monitoring.alarms import RAISED
@@ -96,7 +98,7 @@ def diagnose_alarm(
         side = "current" if not len(current) else "reference"
         raise MonitoringError(f"no row lies in the {side} windows", config.name, "were they deleted by 'ray-mlops gc'?")
     on_phase("compare", f"{len(reference)} and {len(current)} rows")
-    watched = [c.name for c in bundle.features.columns if c.role == "feature" and c.input_type != "datetime"]
+    watched = [name for c in bundle.features.columns if c.role == "feature" for name in _compared(c)]
     then, now = (_side(rows, bundle, config) for rows in (reference, current))
     return Answer(question, len(reference), len(current), diagnose(then, now, watched, seed=seed))
 
@@ -180,6 +182,13 @@ def _reference_rows(
     return own.followed_by(later)
 
 
+def _compared(column: InputColumn) -> tuple[str, ...]:
+    """The columns that stand for an input: none for times, norm and directions for vectors."""
+    if column.length:
+        return column.name, *projection_of(column.name, column.length).directions
+    return () if column.input_type == "datetime" else (column.name,)
+
+
 def _side(rows: PastRows, bundle: ModelBundle, config: ProjectConfig) -> Side:
     """Rows with the loss of the version's own predictions, whoever answered them."""
     known = np.isfinite(rows.target)
@@ -188,4 +197,5 @@ def _side(rows: PastRows, bundle: ModelBundle, config: ProjectConfig) -> Side:
         values = bundle.predict(rows.take(np.flatnonzero(known)).inputs).values
         loss[known] = bounded_loss(bundle.task, values, rows.target[known], bundle.loss_scale)
     window_us = config.monitoring.window // timedelta(microseconds=1)
-    return Side(rows.inputs, rows.event_us // window_us, loss)
+    inputs = project_vectors(rows.inputs, bundle.features.columns)
+    return Side(inputs, rows.event_us // window_us, loss)

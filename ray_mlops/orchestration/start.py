@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ray_mlops.config import DataConfig, ProjectConfig, SourceConfig, build_config
@@ -13,12 +14,14 @@ from ray_mlops.data.columns import column_type, missing_values, one_chunk
 from ray_mlops.data.contract import ContractReport
 from ray_mlops.data.features import FeaturePipeline
 from ray_mlops.data.fitting import ID_RATIO, ID_ROWS
+from ray_mlops.data.hashing import hash_column
 from ray_mlops.data.inputs import candidate_features
 from ray_mlops.data.readers import check_columns, normalise_event_time
 from ray_mlops.data.schema import check_contract, infer_contract
 from ray_mlops.data.source import source_table
 from ray_mlops.data.split import split_table
 from ray_mlops.data.target import NOTHING_TO_LEARN, TargetEncoder, labelled_rows
+from ray_mlops.data.vectors import count_lengths, usual_length, vector_length
 from ray_mlops.errors import ConfigError, ContractError, FeatureError
 
 _FEW_VALUES = 20
@@ -103,7 +106,7 @@ def guess_task(column: pa.ChunkedArray, where: str = "data.target") -> str:
         kind = column_type(array.type, "")
     except FeatureError:
         kind = None
-    if kind is None or kind == "datetime":
+    if kind in (None, "datetime", "vector"):
         remedy = "make it a number or a few classes in the source, or give another target"
         raise ContractError(f"a column of type {array.type} cannot be predicted as it is", where, remedy)
     present = array.filter(pa.array(~missing_values(array)))
@@ -186,7 +189,9 @@ def _reason_to_exclude(table: pa.Table, column: str) -> str:
     present = array.filter(pa.array(~missing_values(array)))
     if not len(present):
         return "has no value"
-    distinct = len(present.unique())
+    if kind == "vector" and not (vector_length(array.type) or usual_length(count_lengths(array))):
+        return f"is of type {array.type}, and its lists differ in length"
+    distinct = len(np.unique(hash_column(present))) if kind == "vector" else len(present.unique())
     if distinct == 1 and len(present) == len(array):
         return "is the same in every row"
     if kind == "categorical" and len(present) > ID_ROWS and distinct > ID_RATIO * len(present):

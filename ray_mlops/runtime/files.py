@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from ray_mlops.errors import StoreError
+from ray_mlops.runtime.parquet import for_parquet
 
 
 class Files:
@@ -133,7 +134,7 @@ class Files:
     def write_table(self, path: str, table: pa.Table, **options: Any) -> None:
         """Write an Arrow table as one Parquet file, atomically; ``options`` are of ``pyarrow.parquet.write_table``."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, **{"compression": "zstd", **options})
+        pq.write_table(for_parquet(table), sink, **{"compression": "zstd", **options})
         self.write(path, sink.getvalue().to_pybytes())
 
     def read_table(self, path: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:

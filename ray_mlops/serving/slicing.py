@@ -122,6 +122,8 @@ def _freeze(name: str, column: ColumnReference | None, max_values: int) -> Slice
         return SliceColumn(name, problem="it is not an input of the champion")
     if column.type == "datetime":
         return SliceColumn(name, problem="it holds times; only numbers and categories define slices")
+    if column.type == "vector":
+        return SliceColumn(name, problem="it holds vectors; only numbers and categories define slices")
     counts = column.total.counts
     if isinstance(column.bins, CategoricalBins):
         order = np.argsort(-counts[: len(column.bins.top)], kind="stable")[:max_values]

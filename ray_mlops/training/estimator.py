@@ -13,8 +13,8 @@ from ray_mlops.statistics.estimator_fit import fit_classification, fit_regressio
 from ray_mlops.statistics.estimators import Estimator
 from ray_mlops.training.bundle import ModelBundle
 
-_UNUSED_TYPES = ("datetime",)
-"""Columns that move on by themselves: tomorrow's values are never those of the fit."""
+_UNUSED_TYPES = ("datetime", "vector")
+"""Times move on by themselves: tomorrow's values are never those of the fit. Of vectors, the norm says too little."""
 
 
 def fit_estimator(

@@ -8,6 +8,7 @@ import yaml
 
 from ray_mlops.config.data import ColumnType
 from ray_mlops.data.features import FeaturePipeline
+from ray_mlops.data.inputs import InputColumn
 from ray_mlops.training.manifest import Manifest
 
 LOADER_MODULE = "ray_mlops.training.pyfunc"
@@ -23,10 +24,7 @@ _SCALAR_TYPES = {bool: "boolean", int: "long", float: "double", str: "string"}
 
 def write_mlmodel(manifest: Manifest, features: FeaturePipeline) -> bytes:
     """Describe a bundle to MLflow. There is no time and no id in it: equal bundles give equal bytes."""
-    inputs = [
-        {"name": column.name, "type": _MLFLOW_TYPES[column.input_type], "required": column.required}
-        for column in features.columns
-    ]
+    inputs = [{"name": column.name, **_mlflow_type(column), "required": column.required} for column in features.columns]
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     content: dict[str, Any] = {
         "artifact_path": "model",
@@ -35,6 +33,12 @@ def write_mlmodel(manifest: Manifest, features: FeaturePipeline) -> bytes:
         "signature": {"inputs": json.dumps(inputs), "outputs": json.dumps(_outputs(manifest)), "params": None},
     }
     return str(yaml.safe_dump(content, sort_keys=True)).encode()
+
+
+def _mlflow_type(column: InputColumn) -> dict[str, Any]:
+    if column.input_type == "vector":
+        return {"type": "array", "items": {"type": "any"}}
+    return {"type": _MLFLOW_TYPES[column.input_type]}
 
 
 def probability_column(label: Any) -> str:

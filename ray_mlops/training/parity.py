@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_mlops.data.features import FeatureMatrix, FeaturePipeline
+from ray_mlops.runtime.parquet import for_parquet
 
 FloatArray = npt.NDArray[np.float64]
 PARITY_BATCH_ROWS = 64
@@ -48,7 +49,10 @@ class ParitySet:
                 "categorical": pa.array(list(self.features.categorical), pa.list_(pa.int64())),
                 "prediction": pa.array(list(values), pa.list_(pa.float64())),
             }
-        ).replace_schema_metadata({"batch_rows": str(self.batch_rows), "one_value": str(int(self.values.ndim == 1))})
+        )
+        table = for_parquet(table).replace_schema_metadata(
+            {"batch_rows": str(self.batch_rows), "one_value": str(int(self.values.ndim == 1))}
+        )
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         return bytes(sink.getvalue().to_pybytes())

@@ -5,18 +5,24 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_mlops.config import FaultName
+from ray_mlops.data.hashing import hash_column
 from ray_mlops.data.inputs import InputColumn
 from ray_mlops.data.reference import ReferenceProfile
+from ray_mlops.data.vectors import vector_array, vector_length, vector_matrix
 from ray_mlops.monitoring.drill.stream import Stretch
 from ray_mlops.statistics.columns import as_numbers, as_strings
+from ray_mlops.statistics.embeddings import is_vector
 
 UNIT_FACTOR = 1.6
 """Miles that are kilometres now."""
 SHIFT_SD = 0.5
+VECTOR_SHIFT_SD = 1.0
+"""Of the vectors' products with the direction that they move in."""
 CATEGORY_SHARE = 0.1
 NULL_SHARE = 0.2
 LATENCY_FACTOR = 2.0
@@ -55,12 +61,31 @@ def _nulls(stretch: Stretch, column: str, before: Stretch, rng: np.random.Genera
 
 
 def _unit_change(stretch: Stretch, column: str, before: Stretch, rng: np.random.Generator) -> Stretch:
+    if is_vector(stretch.inputs[column].type):
+        return stretch.with_column(column, vector_array(_vectors(stretch, column) * UNIT_FACTOR))
     return stretch.with_column(column, pc.multiply(stretch.inputs[column], UNIT_FACTOR))
 
 
 def _mean_shift(stretch: Stretch, column: str, before: Stretch, rng: np.random.Generator) -> Stretch:
+    if is_vector(stretch.inputs[column].type):
+        return stretch.with_column(column, _shifted_vectors(stretch, column, before, rng))
     deviation = float(np.nanstd(as_numbers(before.inputs[column])))
     return stretch.with_column(column, pc.add(stretch.inputs[column], SHIFT_SD * deviation))
+
+
+def _shifted_vectors(stretch: Stretch, column: str, before: Stretch, rng: np.random.Generator) -> pa.Array:
+    """All vectors move one way, by as much as they differ from each other on that way, and keep their lengths."""
+    vectors, known = _vectors(stretch, column), _vectors(before, column)
+    drawn = np.asarray(rng.standard_normal(vectors.shape[1]))
+    direction = drawn / np.linalg.norm(drawn)
+    moved = vectors + VECTOR_SHIFT_SD * float(np.nanstd(known @ direction)) * direction
+    before_norm, after_norm = (np.linalg.norm(found, axis=1, keepdims=True) for found in (vectors, moved))
+    return vector_array(moved * (before_norm / np.maximum(after_norm, 1e-300)))
+
+
+def _vectors(stretch: Stretch, column: str) -> npt.NDArray[np.float64]:
+    values = stretch.inputs[column].combine_chunks()
+    return vector_matrix(values, vector_length(values.type), column)
 
 
 def _category_shift(stretch: Stretch, column: str, before: Stretch, rng: np.random.Generator) -> Stretch:
@@ -103,7 +128,9 @@ INJECTIONS: Mapping[FaultName, Injection] = {
         Injection(
             "category_shift", f"{CATEGORY_SHARE:.0%} of the rows get one category", _category_shift, "categories"
         ),
-        Injection("mean_shift", f"a number rises by {SHIFT_SD} standard deviations", _mean_shift, "numbers"),
+        Injection(
+            "mean_shift", f"a number rises by {SHIFT_SD} standard deviations, or vectors move", _mean_shift, "numbers"
+        ),
         Injection("label_flip", "labels of one slice are swapped", _label_flip, "slice"),
         Injection("latency", f"answers take {LATENCY_FACTOR:g} times as long", _latency, "none"),
         Injection("frozen_feature", "a column repeats its last value", _frozen_feature, "any"),
@@ -141,8 +168,8 @@ def eligible_columns(
     watched = [c for c in columns if c.name in profile.columns and c.role == "feature"]
     joint = {name for member in profile.joint.projections.members for name in (member.target, *member.explained_by)}
     kinds = {
-        "any": ("numeric", "categorical", "boolean"),
-        "numbers": ("numeric",),
+        "any": ("numeric", "categorical", "boolean", "vector"),
+        "numbers": ("numeric", "vector"),
         "categories": ("categorical",),
         "slice": ("categorical", "boolean"),
         "dependent": ("numeric", "categorical", "boolean"),
@@ -150,8 +177,14 @@ def eligible_columns(
     fit = [c.name for c in watched if c.input_type in kinds and (injection.on != "dependent" or c.name in joint)]
     if injection.on == "slice" and not fit:
         fit = [c.name for c in watched if c.input_type == "numeric"]
-    varied = [name for name in fit if pc.count_distinct(before.inputs[name]).as_py() > 1]
+    varied = [name for name in fit if _is_varied(before.inputs[name])]
     return sorted(varied, key=lambda name: (-profile.importance.get(name, 0.0), name))
+
+
+def _is_varied(values: pa.ChunkedArray) -> bool:
+    if is_vector(values.type):
+        return len(np.unique(hash_column(values.drop_null()))) > 1
+    return bool(pc.count_distinct(values).as_py() > 1)
 
 
 def _most_frequent(before: Stretch, column: str) -> object:

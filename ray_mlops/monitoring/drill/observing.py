@@ -42,8 +42,8 @@ class Observer:
 
     def __init__(self, bundle: ModelBundle, profile: ReferenceProfile, rules: Mapping[str, ColumnContract]) -> None:
         self._bundle, self._rules = bundle, rules
-        self._projections = profile.joint.projections
-        bins: dict[str, Bins] = {n: c.bins for n, c in {**profile.columns, **profile.joint.columns}.items()}
+        self._derivations = profile.derivations
+        bins: dict[str, Bins] = {n: c.bins for n, c in profile.counted.items()}
         if profile.score is not None:
             bins[SCORE] = profile.score.bins
         self._bins = TableBins(bins)
@@ -59,7 +59,7 @@ class Observer:
         columns = {f"features.{name}": part.inputs[name] for name in part.inputs.column_names}
         top = values if values.ndim == 1 else values.max(axis=1)
         rows = pa.table({**columns, "prediction": pa.array(top)})
-        counts = dict(count_columns(rows, self._bins, projections=self._projections))
+        counts = dict(count_columns(rows, self._bins, derivations=self._derivations))
         latency = ColumnCounts.of(LATENCY_BINS, part.latency_us) if len(part.latency_us) else None
         violations = count_violations(rows, self._rules)
         return Observed(counts, counts.pop(SCORE, None), latency, self._loss(part, values), violations)

@@ -149,17 +149,17 @@ class DrillWatch:
 
 def channels_that_speak(columns: Mapping[str, ColumnEvidence], limit: float) -> dict[MonitorName, tuple[str, ...]]:
     """Return the kinds of channels whose own evidence, over all columns, reaches the limit, and whom they name."""
-    inputs = {n: c for n, c in columns.items() if not c.derived_from and not c.is_score}
+    inputs = {n: c for n, c in columns.items() if (not c.derived_from or c.part_of) and not c.is_score}
     found: dict[MonitorName, tuple[str, ...]] = {}
     groups: dict[MonitorName, dict[str, tuple[float, float]]] = {
         kind: {n: (c.weight, c.channels[kind]) for n, c in inputs.items() if kind in c.channels} for kind in _CHANNELS
     }
-    groups["joint"] = {n: (c.weight, c.log_e) for n, c in columns.items() if c.derived_from}
+    groups["joint"] = {n: (c.weight, c.log_e) for n, c in columns.items() if c.derived_from and not c.part_of}
     groups["score"] = {n: (c.weight, c.log_e) for n, c in columns.items() if c.is_score}
     for kind, members in groups.items():
         if members and combine(*zip(*members.values(), strict=True)) >= limit:
             most = sorted(members, key=lambda name: -members[name][1])
-            found[kind] = () if kind == "score" else tuple(most[:1])
+            found[kind] = () if kind == "score" else tuple(columns[name].part_of or name for name in most[:1])
     return found
 
 

@@ -74,6 +74,8 @@ def read_field(field: str, kind: ColumnType | None, where: str) -> Any:
         if not _NUMBER.fullmatch(field) or not math.isfinite(value := float(field)):
             raise RequestError(f"expected a number, got {shorten(field)}", where)
         return value
+    if kind == "vector":
+        raise RequestError("CSV holds no vectors", where, "send JSON, or leave the field empty for a missing one")
     if kind == "boolean":
         if field.lower() not in _BOOLEANS:
             raise RequestError(f"expected true or false, got {shorten(field)}", where)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
@@ -11,6 +11,7 @@ from ray_mlops.errors import RequestError
 from ray_mlops.serving.answering import Answered
 from ray_mlops.serving.dialects.csv_rows import parse_csv
 from ray_mlops.serving.dialects.dialect import answer_headers
+from ray_mlops.serving.dialects.oip_columns import vector_lengths
 from ray_mlops.serving.http.asgi import Response, json_response
 from ray_mlops.serving.http.json_body import check_depth, parse_json
 from ray_mlops.serving.http.parse import (
@@ -51,7 +52,7 @@ class MlflowDialect:
         if media == CSV_MEDIA:
             where, rows = "body", parse_csv(content, loaded, self._limits)
         else:
-            where, rows, named = parse_frame(content, self._limits)
+            where, rows, named = parse_frame(content, self._limits, vector_lengths(loaded))
         check_columns(rows, loaded.columns, where)
         arrival_us = int(request.arrival_s * 1e6)
         parsed = build_request(
@@ -87,8 +88,15 @@ def media_type(content_type: str) -> str:
     return media
 
 
-def parse_frame(content: bytes, limits: Limits) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+def parse_frame(
+    content: bytes, limits: Limits, vectors: Collection[str] = ()
+) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
     """Read a JSON body.
+
+    Args:
+        content: The body.
+        limits: The most rows and nesting.
+        vectors: Names of the columns of vectors: of the others, ``inputs`` may hold lists of one value.
 
     Returns:
         The name of its form, the rows, and ``params``.
@@ -109,7 +117,7 @@ def parse_frame(content: bytes, limits: Limits) -> tuple[str, list[dict[str, Any
     if form == "dataframe_split":
         rows = _from_split(value, limits)
     elif form == "inputs" and isinstance(value, dict):
-        rows = _from_columns(value, limits)
+        rows = _from_columns(value, limits, vectors)
     else:
         rows = list_of_rows(document, form, limits.rows)
     return form, rows, named
@@ -179,12 +187,12 @@ def _from_split(frame: Any, limits: Limits) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in data]
 
 
-def _from_columns(columns: Mapping[str, Any], limits: Limits) -> list[dict[str, Any]]:
+def _from_columns(columns: Mapping[str, Any], limits: Limits, vectors: Collection[str]) -> list[dict[str, Any]]:
     lists: dict[str, list[Any]] = {}
     for name, values in columns.items():
         if not isinstance(values, list):
             raise RequestError(f"expected a list of values, got {shorten(values)}", f"inputs.{shorten(name)}")
-        is_nested = all(isinstance(value, list) and len(value) == 1 for value in values)
+        is_nested = name not in vectors and all(isinstance(value, list) and len(value) == 1 for value in values)
         lists[name] = [value[0] for value in values] if is_nested else values
     lengths = {name: len(values) for name, values in lists.items()}
     if len(set(lengths.values())) > 1:

@@ -7,9 +7,10 @@ numeric    FP64     any floating or whole-number type
 boolean    BOOL     whole numbers and floats: 0, 1, and NaN for a missing value
 text       BYTES    anything: numbers and booleans are written as text
 time       BYTES    ISO 8601 (UTC if it names no zone), or INT64: microseconds since 1970 UTC
+vector     FP64     any floating or whole-number type, [n, d]; a row of NaN is a missing vector
 ========== ======== ============================================================================
 
-Every tensor is [n] or [n, 1]. A column that the model does not need may be left out. Where all columns are
+Every other tensor is [n] or [n, 1]. A column that the model does not need may be left out. Where all columns are
 numbers, one tensor ``input`` or ``features`` of [n, d] may stand for them, in the order of the metadata.
 """
 
@@ -22,6 +23,7 @@ import pyarrow as pa
 from ray_mlops.config.data import ColumnType, Scalar
 from ray_mlops.data.columns import column_type
 from ray_mlops.data.values import MISSING_US
+from ray_mlops.data.vectors import vector_length
 from ray_mlops.errors import RequestError
 from ray_mlops.serving.answering import Answered
 from ray_mlops.serving.dialects.oip_tensors import BYTES, DATATYPES, FLOATS, INTEGERS, OutputTensor, Tensor
@@ -33,12 +35,19 @@ PREDICTION, LABEL, PREDICTION_ID = "prediction", "label", "prediction_id"
 MATRIX_NAMES = ("input", "features")
 PLATFORM = "ray-mlops"
 Described: TypeAlias = dict[str, Any]
-_MAIN: dict[ColumnType, str] = {"numeric": "FP64", "boolean": "BOOL", "categorical": BYTES, "datetime": BYTES}
+_MAIN: dict[ColumnType, str] = {
+    "numeric": "FP64",
+    "boolean": "BOOL",
+    "categorical": BYTES,
+    "datetime": BYTES,
+    "vector": "FP64",
+}
 _ACCEPTED: dict[ColumnType, frozenset[str]] = {
     "numeric": FLOATS | INTEGERS,
     "boolean": FLOATS | INTEGERS | {"BOOL"},
     "categorical": DATATYPES,
     "datetime": frozenset({BYTES, "INT64"}),
+    "vector": FLOATS | INTEGERS,
 }
 _SCALAR_DATATYPES: tuple[tuple[set[type], str], ...] = (
     ({bool}, "BOOL"),
@@ -62,17 +71,17 @@ def describe_model(loaded: LoadedModel, version: str | None = None) -> dict[str,
 
 def describe_inputs(loaded: LoadedModel, version: str | None = None) -> list[Described]:
     """Name, datatype and shape of each input, with the column's type and whether it must be there."""
-    kinds, required = column_types(loaded), loaded.columns.required
+    kinds, required, lengths = column_types(loaded), loaded.columns.required, vector_lengths(loaded)
     predictor = loaded.predictors.get(version or "")
     if predictor is not None:
-        kinds, required = _kinds(predictor.schema), predictor.required
+        kinds, required, lengths = _kinds(predictor.schema), predictor.required, _lengths(predictor.schema)
     if loaded.columns.event_time is not None:
         kinds.setdefault(loaded.columns.event_time, "datetime")
     return [
         {
             "name": name,
             "datatype": _MAIN[kind],
-            "shape": [-1],
+            "shape": [-1, lengths[name]] if name in lengths else [-1],
             "parameters": {"column_type": kind, "required": name in required},
         }
         for name, kind in kinds.items()
@@ -102,6 +111,11 @@ def accepted_datatypes(kind: ColumnType) -> list[str]:
 def column_types(loaded: LoadedModel) -> dict[str, ColumnType]:
     """Type of each column that a request may send, the event time aside where it is no input."""
     return _kinds(loaded.format.schema)
+
+
+def vector_lengths(loaded: LoadedModel) -> dict[str, int]:
+    """How many numbers a vector has, of each column of vectors that a request may send."""
+    return _lengths(loaded.format.schema)
 
 
 def parse_tensors(
@@ -135,11 +149,15 @@ def parse_tensors(
     if loaded.columns.event_time is not None:
         kinds.setdefault(loaded.columns.event_time, "datetime")
     columns: dict[str, list[Any]] = {}
+    lengths = vector_lengths(loaded)
     for tensor in tensors:
         where = f"input {tensor.name!r}"
         if tensor.shape[0] != num_rows:
             raise RequestError(f"{tensor.shape[0]} rows, but {tensors[0].name!r} has {num_rows}", where)
-        added = _split_matrix(tensor, loaded, where) if _is_matrix(tensor, kinds) else _column(tensor, kinds, where)
+        if tensor.name in lengths:
+            added = {tensor.name: _vectors(tensor, lengths[tensor.name], where)}
+        else:
+            added = _split_matrix(tensor, loaded, where) if _is_matrix(tensor, kinds) else _column(tensor, kinds, where)
         if twice := added.keys() & columns.keys():
             raise RequestError(f"column {min(twice)!r} is there twice", where)
         columns |= added
@@ -202,6 +220,20 @@ def label_datatype(classes: Sequence[Scalar]) -> str:
 
 def _kinds(schema: pa.Schema) -> dict[str, ColumnType]:
     return {item.name: column_type(item.type, item.name) for item in schema}
+
+
+def _lengths(schema: pa.Schema) -> dict[str, int]:
+    return {item.name: vector_length(item.type) for item in schema if vector_length(item.type)}
+
+
+def _vectors(tensor: Tensor, length: int, where: str) -> list[list[Any] | None]:
+    """The rows of a tensor [n, length]; one without a number is a missing vector."""
+    if tensor.shape != (tensor.shape[0], length):
+        raise RequestError(f"expected the shape [{tensor.shape[0]}, {length}], got {list(tensor.shape)}", where)
+    if tensor.datatype not in _ACCEPTED["vector"]:
+        raise RequestError(f"{tensor.datatype} cannot be a column of vectors", where, "use FP32 or FP64")
+    rows = [tensor.values[start : start + length] for start in range(0, len(tensor.values), length)]
+    return [None if all(value is None or value != value for value in row) else row for row in rows]
 
 
 def _is_matrix(tensor: Tensor, kinds: Mapping[str, ColumnType]) -> bool:

@@ -78,7 +78,9 @@ def check_tensor(datatype: Any, shape: Any, where: str) -> tuple[int, ...]:
         raise RequestError(problem, where, near(str(datatype), sorted(DATATYPES)))
     is_list = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
     if not is_list or len(shape) not in (1, 2):
-        raise RequestError(f"expected a shape like [rows] or [rows, 1], got {shorten(shape)}", where)
+        raise RequestError(
+            f"expected a shape like [rows] or [rows, 1], or [rows, d] for vectors, got {shorten(shape)}", where
+        )
     return tuple(shape)
 
 

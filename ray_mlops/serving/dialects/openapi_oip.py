@@ -4,6 +4,7 @@ What JSON Schema cannot say: that all tensors have as many rows as the first, th
 as its shape says, and what follows the JSON of a body in binary form.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ray_mlops.serving.dialects.oip_columns import (
     accepted_datatypes,
     column_types,
     describe_outputs,
+    vector_lengths,
 )
 from ray_mlops.serving.dialects.oip_tensors import BYTES, DATATYPES, DTYPES, FLOATS, INTEGERS
 from ray_mlops.serving.http.openapi_parts import (
@@ -184,7 +186,9 @@ def _inputs(loaded: LoadedModel, limits: Limits) -> Schema:
         extras[loaded.columns.event_time] = ref("Column.datetime")
     if PREDICTION_ID not in kinds:
         extras[PREDICTION_ID] = ref("Tensor.ids")
-    columns = {name: ref(f"Column.{kind}") for name, kind in kinds.items()}
+    lengths = vector_lengths(loaded)
+    columns = {name: ref(f"Column.{kind}") for name, kind in kinds.items() if name not in lengths}
+    columns |= {name: _matrix(length, limits, INTEGERS) for name, length in lengths.items()}
     by_column = _named(columns | extras, required)
     if set(_champion_kinds(loaded).values()) != {"numeric"}:
         return by_column
@@ -226,13 +230,18 @@ def _tensor(datatype: Schema, element: Schema, limits: Limits) -> Schema:
     )
 
 
-def _matrix(width: int, limits: Limits) -> Schema:
+def _matrix(width: int, limits: Limits, others: Collection[str] = ()) -> Schema:
     rows = {"type": "integer", "minimum": 1, "maximum": limits.rows}
     number = {"type": ["number", "null"]}
     shape = {"type": "array", "prefixItems": [rows, {"const": width}], "minItems": 2, "maxItems": 2}
     nested = array(array(number, minItems=width, maxItems=width), minItems=1)
     data = {"anyOf": [array(number, minItems=width), nested]}
-    properties = {"name": {"type": "string"}, "datatype": {"enum": sorted(FLOATS)}, "shape": shape, "parameters": _ANY}
+    properties = {
+        "name": {"type": "string"},
+        "datatype": {"enum": sorted(FLOATS.union(others))},
+        "shape": shape,
+        "parameters": _ANY,
+    }
     return record({**properties, "data": data}, required=("name", "datatype", "shape", "data"))
 
 

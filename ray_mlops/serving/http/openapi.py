@@ -4,6 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_mlops.data.vectors import vector_length
 from ray_mlops.serving.dialects import openapi_mlflow, openapi_oip
 from ray_mlops.serving.http.openapi_parts import (
     ERRORS,
@@ -99,6 +100,9 @@ def column_schema(arrow: pa.DataType) -> dict[str, Any]:
         >>> column_schema(pa.float64())
         {'type': ['number', 'null']}
     """
+    if length := vector_length(arrow):
+        numbers = {"type": "array", "items": {"type": "number"}, "minItems": length, "maxItems": length}
+        return {"anyOf": [numbers, {"type": "null"}]}
     return next(dict(schema) for known, schema in _TYPES if known == arrow)
 
 

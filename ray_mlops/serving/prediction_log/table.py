@@ -14,6 +14,7 @@ import pyarrow as pa
 from ray_mlops.config.data import ColumnType, Task
 from ray_mlops.data.columns import canonical_from_values, column_type
 from ray_mlops.data.values import category_key
+from ray_mlops.data.vectors import vector_length
 from ray_mlops.errors import FeatureError
 from ray_mlops.serving.protocol import LOG_COLUMNS, ArmName, Outcome
 
@@ -152,21 +153,23 @@ def _feature_columns(style: LogFormat, records: Sequence[LogRecord]) -> dict[str
     for item in style.schema:
         how = style.redact.get(item.name)
         if how is None:
-            columns[f"features.{item.name}"] = _column(rows, item.name, column_type(item.type, item.name))
+            columns[f"features.{item.name}"] = _column(rows, item)
         elif how == "hash":
             hashes = [value for record in records for value in record.hashes.get(item.name, [None] * len(record.ids))]
             columns[f"features.{item.name}"] = pa.array(hashes, pa.string())
     return columns
 
 
-def _column(rows: Sequence[Mapping[str, Any]], name: str, kind: ColumnType) -> pa.Array:
+def _column(rows: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array:
+    name, kind, length = field.name, column_type(field.type, field.name), vector_length(field.type)
     values = [row.get(name) for row in rows]
     try:
         plain = _plain_column(values, kind)
-        return canonical_from_values(values, kind, name) if plain is None else plain
+        return canonical_from_values(values, kind, name, length) if plain is None else plain
     except FeatureError:
         # A version that lacks this input answered, and did not look at it.
-        return canonical_from_values([value if _fits(value, kind, name) else None for value in values], kind, name)
+        fitting = [value if _fits(value, kind, name, length) else None for value in values]
+        return canonical_from_values(fitting, kind, name, length)
 
 
 def _plain_column(values: Sequence[Any], kind: ColumnType) -> pa.Array | None:
@@ -183,9 +186,9 @@ def _plain_column(values: Sequence[Any], kind: ColumnType) -> pa.Array | None:
     return None
 
 
-def _fits(value: Any, kind: ColumnType, name: str) -> bool:
+def _fits(value: Any, kind: ColumnType, name: str, length: int) -> bool:
     try:
-        canonical_from_values([value], kind, name)
+        canonical_from_values([value], kind, name, length)
     except FeatureError:
         return False
     return True

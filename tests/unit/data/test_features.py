@@ -249,10 +249,10 @@ def test_inferred_features_drop_what_cannot_help() -> None:
     assert "identifier" in pipeline.dropped["id"]
 
 
-def test_candidate_features_lists_are_refused() -> None:
+def test_candidate_features_lists_of_text_are_refused() -> None:
     data = DataConfig(source=SourceConfig(path="x.parquet"), task="binary", target="y")
     with pytest.raises(FeatureError, match="column 'l': a column of type list"):
-        candidate_features(pa.schema([("y", pa.int64()), ("l", pa.list_(pa.int64()))]), data)
+        candidate_features(pa.schema([("y", pa.int64()), ("l", pa.list_(pa.string()))]), data)
 
 
 def test_fit_no_rows_or_columns_is_an_error() -> None:

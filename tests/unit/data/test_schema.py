@@ -146,7 +146,7 @@ def test_infer_contract_is_lenient_and_knows_the_roles() -> None:
             "y": [0, 1] * 50,
             "x": [None] * 10 + [1.0] * 90,
             "c": ["a"] * n,
-            "l": [[1]] * n,
+            "l": [["a"]] * n,
             "id": range(n),
             "w": [1.0] * n,
             "known_later": [1] * n,

@@ -20,6 +20,7 @@ from ray_mlops.monitoring.handover import (
     without_rows_ahead,
 )
 from ray_mlops.statistics.bins import CategoricalBins, ColumnCounts, NumericBins
+from ray_mlops.statistics.derivations import Derivations
 from ray_mlops.statistics.projections import Projection, Projections
 
 HOUR = 3_600_000_000
@@ -71,11 +72,11 @@ def test_projections_are_counted_beside_the_columns_they_are_made_of() -> None:
     member = Projection("x", ("city",), {"x": 256}, {"city": {"a": 4096}})
     projections = Projections({"x": (0.5, 1.0)}, (member,))
     bins = {**BINS, member.name: NumericBins([-0.5, 0.5, 1.5, 2.5])}
-    sent = build_handover("m", "r", 1, rows(), Reference("ref", bins, HOUR, projections=projections))
+    sent = build_handover("m", "r", 1, rows(), Reference("ref", bins, HOUR, derivations=Derivations(projections)))
     first, second = (sent.counts[window]["x~city"] for window in (0, 1))
     assert first.counts.tolist() == [0, 0, 2, 0, 0, 0]  # 0.5 as the reference's centre, and 1 for "a"; 1.5 - 0.5
     assert second.counts.tolist() == [0, 1, 0, 0, 1, 0]  # a null counts as the centre; 9 is cut at four deviations
-    lacking = Reference("ref", bins, HOUR, projections=projections)
+    lacking = Reference("ref", bins, HOUR, derivations=Derivations(projections))
     assert "x~city" not in build_handover("m", "r", 2, rows().drop_columns(["features.city"]), lacking).counts[0]
 
 

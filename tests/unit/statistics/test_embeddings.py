@@ -21,7 +21,7 @@ def test_apply_gives_norms_and_products_with_unit_directions(kind: str) -> None:
     projection = EmbeddingProjection.from_sample("v", vectors(matrix, kind))
     found = projection.apply(pa.chunked_array([vectors(matrix[:20], kind), vectors(matrix[20:], kind)]))
     assert len(found) == NUM_DIRECTIONS + 1 == len(projection.names)
-    assert np.allclose(found["v.norm"], np.linalg.norm(matrix, axis=1))
+    assert np.allclose(found["v.norm"], np.linalg.norm(matrix, axis=1), rtol=2.0**-12)
     plain = projection.apply(matrix)
     assert all(np.allclose(found[name], plain[name]) for name in projection.names)
     assert np.abs(found["v.direction_00"]).max() <= found["v.norm"].max()
@@ -44,3 +44,16 @@ def test_directions_are_frozen_by_the_seed() -> None:
     assert one == again == pickle.loads(pickle.dumps(one))
     assert again.apply(point)["v.direction_00"][0] == pytest.approx(0.1770185, abs=1e-6)
     assert EmbeddingProjection("v", 3, seed=6).apply(point)["v.direction_00"][0] != pytest.approx(0.1770185, abs=1e-6)
+
+
+def test_rounding_of_normalised_vectors_and_of_matrix_products_does_not_show() -> None:
+    matrix = np.random.default_rng(0).normal(size=(500, 64))
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    projection = EmbeddingProjection("v", 64)
+    whole = projection.columns_of(matrix.astype(np.float32).astype(np.float64))
+    assert set(whole) == {"v", *projection.directions}
+    assert (whole["v"] == 1.0).all()
+    noisy = projection.columns_of(matrix * (1.0 + 1e-12))
+    exact = projection.columns_of(matrix)
+    differ = [np.mean(noisy[name] != exact[name]) for name in projection.directions]
+    assert max(differ) < 0.01
