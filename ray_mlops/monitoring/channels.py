@@ -282,7 +282,7 @@ class DatasetMonitor:
         guilty = list(self.guilty())
         reason = f"drift in {', '.join(guilty)}" if guilty else "no drift"
         evidence = {"log_e": self.log_e, "limit": self._limit, "change_point": self.change_point()}
-        columns = {name: self._described(name) for name in guilty}
+        columns = {column: self._described(column) for column in guilty}
         return {**evidence, "guilty": guilty, "columns": columns, "reason": reason}
 
     def view(self) -> dict[str, Any]:
@@ -304,18 +304,22 @@ class DatasetMonitor:
 
     def not_watched(self) -> dict[str, str]:
         """Columns that cannot be tested for drift now, and why."""
-        found = {name: self._caveat(column) for name, column in self._columns.items()}
+        found = {name: self._caveat(name) for name in self._names()}
         return {name: caveat.text for name, caveat in found.items() if not caveat.is_watched}
 
-    def _caveat(self, column: _Column) -> Caveat:
-        if column.monitor is None:
+    def _caveat(self, name: str) -> Caveat:
+        """What to know of a column's watch; vectors are watched while any number of theirs is."""
+        monitors = [self._columns[number].monitor for number in (name, *self._numbers.get(name, ()))]
+        caveats = [caveat_of(monitor, self._config) for monitor in monitors if monitor is not None]
+        if not caveats:
             return Caveat(True, "a calendar column: checked for faults, never for drift")
-        return caveat_of(column.monitor, self._config)
+        return next((caveat for caveat in caveats if caveat.is_watched), caveats[0])
 
     def _described(self, name: str) -> dict[str, Any]:
         """A guilty column, for the text of an alarm."""
-        column, summary = self._columns[self._foremost(name)], self._summary(name)
+        column = self._columns[self._foremost(name)]
         monitor, counts = column.monitor, column.counts
+        summary = self._summary(name)
         if monitor is None or counts is None:
             return summary
         reference = sum(monitor.reference_windows(), ColumnCounts.empty(monitor.reference.bins))
@@ -343,7 +347,7 @@ class DatasetMonitor:
             **self._summary(name),
             "weight": column.weight * (1 + len(self._numbers.get(name, ()))),
             "is_score": name == self._score,
-            "caveat": self._caveat(column).text,
+            "caveat": self._caveat(name).text,
             "channels": {} if monitor is None else monitor.channels(),
             "reference_windows": 0 if monitor is None else monitor.num_reference_windows,
             "null_ratio": counts.null_ratio if counts is not None and counts.n else None,

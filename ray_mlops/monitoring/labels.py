@@ -195,6 +195,8 @@ class LabelJoin:
             value = self._encode(record.label)
         except ValueError:
             return "invalid"
+        if not np.isfinite(value):
+            return "invalid"
         held, since = self._value(record.id), self._corrected.get(record.id)
         is_newest = record.is_correction and (since is None or record.arrival >= since)
         if is_newest:

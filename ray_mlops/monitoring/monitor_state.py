@@ -13,6 +13,8 @@ HISTORY = 120
 """Windows that are remembered for display."""
 BROKEN_DOWN = 30
 """Newest matured windows whose performance is remembered by arm, version, slice and group."""
+_TRAINABLE = 20_000
+"""Newest matured windows whose labelled rows are known to a retraining's window."""
 _SHOWN = ("log_e", "total_variation", "expected", "is_noise")
 
 
@@ -130,6 +132,8 @@ class MonitorState:
             del self.performance[window]
         for window in sorted(self.breakdowns)[:-BROKEN_DOWN]:
             del self.breakdowns[window]
+        for window in sorted(self.labelled)[:-_TRAINABLE]:
+            del self.labelled[window]
         oldest = min([oldest, *self.performance, *(report.window for report in self.reports[:1])])
         self.rows = {window: n for window, n in self.rows.items() if window >= oldest}
         self.estimates = {window: e for window, e in self.estimates.items() if window >= oldest}

@@ -136,3 +136,10 @@ def test_class_whose_labels_come_late_biases_the_loss_unless_that_is_corrected(w
     assert any(each["weighting"] for each in view["performance"]) is corrects
     assert view["label_delays"]["delays_s"]["yes"]["0.5"] > 2 * view["label_delays"]["delays_s"]["no"]["0.5"]
     assert view["performance"][0]["labelled"] > 390  # late labels are shown
+
+
+def test_windows_that_no_retraining_reaches_are_forgotten(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_mlops.monitoring.monitor_state._TRAINABLE", 3)
+    watched = watch()
+    watched.run(range(FIRST, FIRST + 9))
+    assert sorted(watched.monitor.labelled_rows()) == [FIRST + 3, FIRST + 4, FIRST + 5]

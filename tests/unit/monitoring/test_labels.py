@@ -82,6 +82,16 @@ def test_label_of_a_wrong_type_is_counted_and_not_joined() -> None:
     assert labels.summary(0).labelled == 0
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("early", [True, False])
+def test_label_that_is_no_number_is_counted_and_not_joined(value: float, early: bool) -> None:
+    labels = LabelJoin(float, DAY, 30 * DAY)
+    if not early:
+        labels.add_predictions(rows("a"))
+    assert labels.add_labels([LabelRecord("a", value)])["invalid"] == 1
+    assert labels.add_labels([LabelRecord("a", 2.0)])["accepted"] == 1
+
+
 def test_labelled_respects_its_range_and_event_order() -> None:
     labels = join()
     labels.add_predictions(rows("b", day=2))
