@@ -19,6 +19,7 @@ from ray_mlops.monitoring.window_channels import (
     ShapeChannel,
     present_rows,
 )
+from ray_mlops.monitoring.window_runs import WindowRuns
 from ray_mlops.statistics.accumulate import combine
 from ray_mlops.statistics.bins import Bins, ColumnCounts, bins_from_json
 
@@ -177,7 +178,7 @@ class StratumMonitor:
         self._min_windows = config.reference.min_windows
         self._alarm = log(1.0 / config.alpha)
         self._joined: list[ColumnCounts] = []
-        self._tested: list[int] = []
+        self._tested = WindowRuns()
         self._warmed_up_by = 0  # windows that only the fallback has taken
         self._rows: RowsChannel | None = None
         if len(reference.windows) < self._min_windows:
@@ -256,7 +257,7 @@ class StratumMonitor:
     def to_json(self) -> dict[str, Any]:
         return {
             "joined": [counts.to_json() for counts in self._joined],
-            "tested": self._tested,
+            "tested": self._tested.to_json(),
             "warmed_up_by": self._warmed_up_by,
             "channels": {channel.name: channel.state() for channel in self._active()},
         }
@@ -265,7 +266,7 @@ class StratumMonitor:
         """Take up a state that was stored for the same reference."""
         self._log_e = None
         self._joined = [ColumnCounts.from_json(counts) for counts in content["joined"]]
-        self._tested = list(content["tested"])
+        self._tested = WindowRuns(content["tested"])
         self._warmed_up_by = content["warmed_up_by"]
         self._channels = self._window_channels()
         for channel in self._active():

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ray_mlops.monitoring.window_channels import WINDOW_STAKES, AccumulatingChannel, mean_with_margin
+from ray_mlops.monitoring.window_channels import MOST_STARTS, WINDOW_STAKES, AccumulatingChannel, mean_with_margin
+from ray_mlops.monitoring.window_runs import WindowRuns
 from ray_mlops.statistics.accumulate import combine
 from ray_mlops.statistics.betting import BetAboveMean
-from ray_mlops.statistics.windows import NormalScores, restart_log_e, t_log_e
+from ray_mlops.statistics.windows import FloatArray, NormalScores, Sums, restart_log_e, t_log_e
 
 LossWindow = tuple[float, float, float]
 """Rows, sum of losses in [0, 1], sum of their squares; of weighted rows, as many as carry the same information."""
@@ -44,7 +45,8 @@ class LossChannel:
         self._bet = BetAboveMean(min(max(mean_with_margin(means) + tolerance, 1e-6), 0.999), WINDOW_STAKES)
         self._bets = AccumulatingChannel(len(WINDOW_STAKES))
         self._current: list[float] = []
-        self._windows: list[int] = []
+        self._windows = WindowRuns()
+        self._given_up: Sums | None = None
         self.last: float | None = None
         """Mean loss of the newest window."""
 
@@ -61,6 +63,9 @@ class LossChannel:
         self.last = total / n
         self._windows.append(window)
         self._current.append(self._levelled(losses))
+        if len(self._current) > MOST_STARTS:
+            oldest = self._scale.of([self._current.pop(0) - self._tolerance])
+            self._given_up = (self._given_up or Sums.empty(1)).plus(oldest)
         self._bets.take(self._bet.increments(min(max(self.last, 0.0), 1.0)))
 
     @property
@@ -68,29 +73,35 @@ class LossChannel:
         """Evidence at the action level."""
         if len(self._reference) < _MIN_WINDOWS:
             return self._bets.log_e
-        return combine([0.5, 0.5], [restart_log_e(self._by_start()), self._bets.log_e])
+        return combine([0.5, 0.5], [self._restarted(self._by_start()), self._bets.log_e])
 
     def change_window(self) -> int | None:
         """The window in which the loss most likely began to rise."""
-        if not self._windows:
+        if not len(self._windows):
             return None
         evidence = self._by_start() if len(self._reference) >= _MIN_WINDOWS else np.zeros(0)
-        if len(evidence) and restart_log_e(evidence) >= self._bets.log_e:
-            return self._windows[int(np.argmax(evidence))]
+        if len(evidence) and self._restarted(evidence) >= self._bets.log_e:
+            return self._windows[len(self._windows) - len(evidence) + int(np.argmax(evidence))]
         return self._windows[(self._bets.start or 1) - 1]
 
     def to_json(self) -> dict[str, Any]:
-        return {"means": self._current, "windows": self._windows, "last": self.last, "bets": self._bets.state()}
+        past = {} if self._given_up is None else {"given_up": self._given_up.to_json()}
+        windows, bets = self._windows.to_json(), self._bets.state()
+        return {"means": self._current, "windows": windows, "last": self.last, "bets": bets, **past}
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take up a state that was stored for the same reference."""
-        self._current, self._windows = list(content["means"]), list(content["windows"])
+        self._current, self._windows = list(content["means"]), WindowRuns(content["windows"])
+        self._given_up = Sums.from_json(content["given_up"]) if "given_up" in content else None
         self.last = content["last"]
         self._bets.restore(content["bets"])
 
-    def _by_start(self) -> Any:
+    def _by_start(self) -> FloatArray:
         shifted = self._scale.of(np.array(self._current) - self._tolerance)
-        return t_log_e(self._scale.of(self._reference), shifted, upward=True)
+        return t_log_e(self._scale.of(self._reference), shifted, upward=True, between=self._given_up)
+
+    def _restarted(self, evidence: FloatArray) -> float:
+        return restart_log_e(evidence, 0 if self._given_up is None else self._given_up.n)
 
     def _levelled(self, losses: LossWindow) -> float:
         """Return a window's mean, drawn to the centre where fewer rows than usual make it less certain."""

@@ -7,6 +7,7 @@ reference knew. `rows`: rows fall into other bins, by more than a tolerance; act
 A channel takes counts window by window. What it was built from is a constant, what it has seen is its state.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import inf, sqrt
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from ray_mlops.statistics.bins import Bins, ColumnCounts, NumericBins
 from ray_mlops.statistics.rows import RowBets, mid_ranks, reference_error
 from ray_mlops.statistics.windows import (
     NormalScores,
+    Sums,
     conformal_log_e,
     independent_parts,
     persistence,
@@ -40,6 +42,9 @@ WINDOW_STAKES = (0.05, 0.2, 0.5, 0.95)
 """Stakes of bets on a window's share: coarse, since one window can be worth much."""
 _LARGEST_ROWS_LOG_E = 3.0
 """What one window can add at most to the row-level evidence: the first rainy day is not proof of a change."""
+MOST_STARTS = 1000
+"""Newest windows at which a change is looked for: what has not shown itself since then is given up, so that neither
+memory nor work grow with an epoch."""
 _MARGIN_SD = 2.6
 """Standard errors by which the mean of the reference windows may be off."""
 
@@ -131,16 +136,31 @@ class LocationChannel:
             persistence(self._reference_scores) if usable and is_persistent else np.zeros(len(self._row_scores))
         )
         self._current: list[list[float]] = []
+        self._given_up: Sums | None = None
+        self._before: list[float] = []
+        """Scores of the window before the first current one, once any was given up."""
         self._evidence: FloatArray | None = None
 
     def update(self, counts: ColumnCounts, u: float) -> None:
         scores = self._standardised(self._levelled(counts)[None, :])[0]
         self._current.append(scores.round(9).tolist())
+        if len(self._current) > MOST_STARTS and len(self._reference):
+            self._give_up()
         self._evidence = None
+
+    def _give_up(self) -> None:
+        oldest, before = self._current.pop(0), self._before or self._reference_scores[-1]
+        new = independent_parts([before, oldest], self._persistence)[1]
+        self._given_up = (self._given_up or Sums.empty(len(new))).plus(new)
+        self._before = oldest
 
     @property
     def log_e(self) -> float:
-        return restart_log_e(self._by_start())
+        return restart_log_e(self._by_start(), self._num_given_up)
+
+    @property
+    def _num_given_up(self) -> int:
+        return 0 if self._given_up is None else self._given_up.n
 
     @property
     def log_r(self) -> float:
@@ -150,13 +170,16 @@ class LocationChannel:
     @property
     def start(self) -> int | None:
         evidence = self._by_start()
-        return int(np.argmax(evidence)) + 1 if len(evidence) else None
+        return self._num_given_up + int(np.argmax(evidence)) + 1 if len(evidence) else None
 
     def state(self) -> dict[str, Any]:
-        return {"scores": self._current}
+        past = {} if self._given_up is None else {"given_up": self._given_up.to_json(), "before": self._before}
+        return {"scores": self._current, **past}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._current = [list(scores) for scores in state["scores"]]
+        self._given_up = Sums.from_json(state["given_up"]) if "given_up" in state else None
+        self._before = list(state.get("before", ()))
         self._evidence = None
 
     def _by_start(self) -> FloatArray:
@@ -165,9 +188,14 @@ class LocationChannel:
             current = np.array(self._current).reshape(-1, self._reference.shape[1])
             if len(self._reference) == 0 or len(current) == 0:
                 return np.zeros(len(current))
-            scores = np.concatenate((self._reference_scores, current))
-            parts = independent_parts(scores, self._persistence)
-            self._evidence = t_log_e(parts[: len(self._reference)], parts[len(self._reference) :])
+            if self._given_up is None:
+                scores = np.concatenate((self._reference_scores, current))
+                parts = independent_parts(scores, self._persistence)
+                reference, new = parts[: len(self._reference)], parts[len(self._reference) :]
+            else:
+                reference = independent_parts(self._reference_scores, self._persistence)
+                new = independent_parts(np.concatenate(([self._before], current)), self._persistence)[1:]
+            self._evidence = t_log_e(reference, new, between=self._given_up)
         return self._evidence
 
     def _standardised(self, means: FloatArray) -> FloatArray:
@@ -201,20 +229,24 @@ class ShapeChannel(AccumulatingChannel):
         self._importance = 1.0 / (self._share + 0.5 / len(pooled))
         distances = [self._distance(counts) for counts in base if counts.sum() > 1]
         self._usual = abs(float(np.mean(distances))) if distances else 0.0
-        self._reference = [self._score(window) for window in windows[1::2] if window.n > 1]
-        self._scores: list[float] = []
+        self._reference = Counter(self._score(window) for window in windows[1::2] if window.n > 1)
+        self._seen: Counter[float] = Counter()
 
     def update(self, counts: ColumnCounts, u: float) -> None:
         score = self._score(counts)
-        self.take([conformal_log_e(score, self._reference + self._scores, u)])
-        self._scores.append(score)
+        pool = self._reference + self._seen
+        self.take([conformal_log_e(score, list(pool), u, list(pool.values()))])
+        self._seen[score] += 1
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "scores": self._scores}
+        return {**super().state(), "seen": sorted(self._seen.items())}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         super().restore(state)
-        self._scores = list(state["scores"])
+        if "seen" in state:
+            self._seen = Counter(dict(state["seen"]))
+        else:  # of an older release, which kept each score
+            self._seen = Counter(map(_rounded, state["scores"]))
 
     def _distance(self, counts: npt.NDArray[np.int64]) -> float:
         """Return a chi-squared distance from which the part that chance alone adds has been taken."""
@@ -227,7 +259,7 @@ class ShapeChannel(AccumulatingChannel):
         if window.n < 2:
             return 0.0
         chance = sqrt(2.0 * len(self._share)) / window.n
-        return self._distance(window.counts) / sqrt(chance**2 + self._usual**2)
+        return _rounded(self._distance(window.counts) / sqrt(chance**2 + self._usual**2))
 
 
 class RangeChannel(AccumulatingChannel):
@@ -276,6 +308,11 @@ class RowsChannel(AccumulatingChannel):
         if self._bets is not None:
             evidence = self._bets.log_es(counts.counts, self._effective_share)
             self.take(np.minimum(evidence, _LARGEST_ROWS_LOG_E))
+
+
+def _rounded(score: float) -> float:
+    """Draw a score to a grid, so that there are few different ones; ties are broken by chance, so nothing is lost."""
+    return float(f"{score:.2f}") + 0.0 if abs(score) < 10.0 else float(f"{score:.3g}")
 
 
 def present_rows(counts: ColumnCounts) -> int:

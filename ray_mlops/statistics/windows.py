@@ -5,6 +5,7 @@ gives one number, and what windows usually differ by is learned from reference w
 that the reference is finite: it is never taken for the truth.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import comb, log
 from typing import Any
@@ -22,7 +23,33 @@ _TAIL_SD = 1.6
 """How far beyond the reference's outermost window any other can count."""
 
 
-def t_log_e(reference: Any, current: Any, *, upward: bool = False) -> FloatArray:
+@dataclass(frozen=True, slots=True, eq=False)
+class Sums:
+    """Windows that no change is looked for at any more: all that later ones need of them."""
+
+    n: int
+    total: FloatArray
+    """Of their numbers, by series [J]."""
+    squares: FloatArray
+    """Of their squares [J]."""
+
+    @classmethod
+    def empty(cls, num_series: int) -> "Sums":
+        return cls(0, np.zeros(num_series), np.zeros(num_series))
+
+    def plus(self, numbers: FloatArray) -> "Sums":
+        """These and one more window [J]."""
+        return Sums(self.n + 1, self.total + numbers, self.squares + numbers**2)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"n": self.n, "total": self.total.tolist(), "squares": self.squares.tolist()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Sums":
+        return cls(content["n"], np.array(content["total"]), np.array(content["squares"]))
+
+
+def t_log_e(reference: Any, current: Any, *, upward: bool = False, between: Sums | None = None) -> FloatArray:
     """Return the log evidence that the mean of windows moved, for each window at which it may have moved.
 
     H0: all windows, reference and current, are independent draws of one normal distribution of unknown mean
@@ -35,6 +62,7 @@ def t_log_e(reference: Any, current: Any, *, upward: bool = False) -> FloatArray
         reference: Numbers of the reference windows [W], or of several series [W, J].
         current: Those of later windows in order [T] or [T, J].
         upward: Test H0 "moved downwards or not at all" (a half-normal prior on d > 0).
+        between: Windows after the reference and before ``current``, at which no change is looked for any more.
 
     Returns:
         Log e-values [T]: entry s is that of a change at current window s, averaged over the series. All 0
@@ -54,12 +82,18 @@ def t_log_e(reference: Any, current: Any, *, upward: bool = False) -> FloatArray
         (1, True)
     """
     before, after = np.asarray(reference, dtype=np.float64), np.asarray(current, dtype=np.float64)
-    n, num_current = len(before) + len(after), len(after)
+    known, num_current = len(before) + len(after), len(after)
+    n = known if between is None else known + between.n
     if not num_current or n < 3:
         return np.zeros(num_current)
-    centred = np.concatenate((before, after)).reshape(n, -1)
-    centred = centred - centred.mean(axis=0)
-    spread = (centred**2).sum(axis=0)
+    numbers = np.concatenate((before, after)).reshape(known, -1)
+    if between is None:
+        centred = numbers - numbers.mean(axis=0)
+        spread = (centred**2).sum(axis=0)
+    else:
+        mean = (numbers.sum(axis=0) + between.total) / n
+        centred = numbers - mean
+        spread = (centred**2).sum(axis=0) + between.squares - 2.0 * mean * between.total + between.n * mean**2
     excess = np.cumsum(centred[::-1], axis=0)[:num_current][::-1]  # of the windows after each start [T, J]
     moved = np.arange(num_current, 0, -1.0)[:, None]
     information = moved * (n - moved) / n
@@ -183,7 +217,7 @@ def decisive_run(num_windows: int, rank: int, num_steps: float) -> int:
     return length
 
 
-def conformal_log_e(score: float, calibration: Any, u: float) -> float:
+def conformal_log_e(score: float, calibration: Any, u: float, counts: Any = None) -> float:
     """Return the log evidence that a window is stranger than the windows before it.
 
     H0: the score is exchangeable with the calibration scores. The p-value is their share that is larger, ties
@@ -194,6 +228,7 @@ def conformal_log_e(score: float, calibration: Any, u: float) -> float:
         score: How strange the window is.
         calibration: Scores of earlier windows [N]: a held-out part of the reference, and all later windows.
         u: A number drawn uniformly from (0, 1] for this window.
+        counts: How often each calibration score was seen [N]; None means once.
 
     References:
         Vovk, Testing randomness online, Statistical Science 36 (2021), doi:10.1214/20-STS817.
@@ -203,16 +238,22 @@ def conformal_log_e(score: float, calibration: Any, u: float) -> float:
         0.58
     """
     earlier = np.asarray(calibration, dtype=np.float64)
-    larger, equal = int((earlier > score).sum()), int((earlier == score).sum())
-    p = max((larger + u * (equal + 1.0)) / (len(earlier) + 1.0), 1e-300)
+    times = np.ones(len(earlier), dtype=np.int64) if counts is None else np.asarray(counts)
+    larger, equal = int(times[earlier > score].sum()), int(times[earlier == score].sum())
+    p = max((larger + u * (equal + 1.0)) / (int(times.sum()) + 1.0), 1e-300)
     if p > 1.0 - 1e-4:
         return log(0.5)  # the limit; the quotient loses its digits here
     return log((1.0 - p + p * log(p)) / (p * log(p) ** 2))
 
 
-def restart_log_e(log_es: Any) -> float:
-    """Return ``RestartMixture.log_e`` for evidence that is known for every start [T] at once."""
+def restart_log_e(log_es: Any, before: int = 0) -> float:
+    """Return ``RestartMixture.log_e`` for evidence that is known for every start [T] at once.
+
+    Args:
+        log_es: Evidence by start.
+        before: Starts before these, whose share of the wealth has been given up: what is left is valid, and less.
+    """
     evidence = np.asarray(log_es, dtype=np.float64)
-    steps = np.arange(1, len(evidence) + 1)
-    waiting = -log(len(evidence) + 1.0)
+    steps = before + np.arange(1, len(evidence) + 1)
+    waiting = -log(before + len(evidence) + 1.0)
     return float(np.logaddexp.reduce(np.append(evidence - np.log(steps * (steps + 1.0)), waiting)))

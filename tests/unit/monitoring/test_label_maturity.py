@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ray_mlops.monitoring.breakdown import Slicing
+from ray_mlops.monitoring.window_runs import WindowRuns
 from ray_mlops.serving.protocol import LabelRecord
 from ray_mlops.serving.slicing import SliceColumn
 
@@ -125,7 +126,9 @@ def test_class_whose_labels_come_late_biases_the_loss_unless_that_is_corrected(w
         watched.run([window])
     judged = watched.monitor.dataset.to_json()["loss"]
     errors = []
-    for index, mean in list(zip(judged["windows"], judged["means"], strict=True))[8:]:
+    windows = WindowRuns(judged["windows"])
+    for place, mean in list(enumerate(judged["means"]))[8:]:
+        index = windows[place]
         rows = watched.traffic.window(index)
         truth = np.array([everything[name] for name in rows["prediction_id"].to_pylist()])
         errors.append(mean - float(np.mean((rows["prediction"].to_numpy() - truth) ** 2)))

@@ -1,5 +1,6 @@
 """Window-level evidence: exact under its null, quick on a known shift, quiet in a storm."""
 
+import json
 from math import exp, log
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy.stats import norm
 
 from ray_mlops.statistics.windows import (
     NormalScores,
+    Sums,
     conformal_log_e,
     decisive_run,
     independent_parts,
@@ -201,3 +203,30 @@ def test_conformal_false_alarms_stay_below_alpha():
             best = max(best, total)
         hits += best >= log(20)
     assert hits <= 10
+
+
+@pytest.mark.parametrize("upward", [True, False])
+def test_windows_that_are_given_up_leave_the_evidence_of_later_starts_as_it_was(upward: bool) -> None:
+    rng = np.random.default_rng(5)
+    reference, current = rng.normal(size=(20, 2)), rng.normal(0.4, 1.0, (30, 2))
+    given_up = Sums.empty(2)
+    for oldest in current[:12]:
+        given_up = given_up.plus(oldest)
+    again = Sums.from_json(json.loads(json.dumps(given_up.to_json())))
+    found = t_log_e(reference, current[12:], upward=upward, between=again)
+    assert np.allclose(found, t_log_e(reference, current, upward=upward)[12:])
+
+
+def test_mixture_that_gave_up_starts_is_no_more_than_the_whole() -> None:
+    evidence = np.random.default_rng(0).normal(0.0, 3.0, 40)
+    whole = restart_log_e(evidence)
+    steps = np.arange(11, 41)
+    kept = np.append(evidence[10:] - np.log(steps * (steps + 1.0)), -log(41.0))
+    assert restart_log_e(evidence[10:], before=10) == pytest.approx(float(np.logaddexp.reduce(kept)))
+    assert restart_log_e(evidence[10:], before=10) <= whole
+
+
+def test_calibration_with_counts_is_that_of_the_repeated_scores() -> None:
+    for score in (-1.0, 1.0, 2.0, 9.0):
+        once = conformal_log_e(score, [1.0, 1.0, 1.0, 2.0, 3.0, 3.0], 0.3)
+        assert conformal_log_e(score, [3.0, 1.0, 2.0], 0.3, [2, 3, 1]) == once
