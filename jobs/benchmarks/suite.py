@@ -8,6 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def run_suite(
     wanted = frozenset(given.only.split(","))
     report = Report()
     # A short path: sockets of Ray lie below it. Not in the working directory, which may be on a slow disk.
-    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as directory:
         out = given.out.expanduser() if draws else None
         workers = len(os.sched_getaffinity(0))
         options = Options(wanted, given.quick, Path(directory), given.environments.expanduser(), workers, out)
@@ -39,6 +40,8 @@ def run_suite(
             if options.wants(part_keys) or (not part_keys and wanted == frozenset(keys)):
                 print(f"measuring {', '.join(sorted(wanted & set(part_keys))) or module}", file=sys.stderr, flush=True)
                 report.add(_in_own_process(module, part_keys, options))
+                if given.json is not None:
+                    report.write(given.json)  # an hour's figures outlive a part that is killed
     report.figures.sort(key=lambda figure: keys.index(figure.key))
     print(report.text())
     if given.json is not None:
@@ -77,4 +80,8 @@ def _parse(
 
 def _in_own_process(module: str, keys: tuple[str, ...], options: Options) -> Report:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(run_part, module, keys, options).result()
+        try:
+            return pool.submit(run_part, module, keys, options).result()
+        except BrokenProcessPool:  # the part was killed: the others are worth having
+            lost = sorted(options.keys.intersection(keys))
+            return Report([Figure(key, None, detail="its process was killed") for key in lost])
