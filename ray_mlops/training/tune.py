@@ -9,6 +9,7 @@ depends on which trial reported first.
 import json
 import logging
 import math
+import pickletools
 import threading
 import time
 from collections.abc import Callable
@@ -208,16 +209,41 @@ def is_torn(filesystem: pafs.FileSystem, path: str) -> bool:
         path: The directory; one that is not there is not torn.
     """
     found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-    states = [file.path for file in found if file.base_name.startswith("experiment_state-")]
-    if not states:
-        return False
-    with filesystem.open_input_stream(max(states)) as stream:
-        content = stream.read()
+    for prefix, is_whole in _STATES.items():
+        states = [file.path for file in found if file.base_name.startswith(prefix)]
+        if states:
+            with filesystem.open_input_stream(max(states)) as stream:
+                if not is_whole(stream.read()):
+                    return True
+    return False
+
+
+def _is_json(content: bytes) -> bool:
     try:
         json.loads(content)
     except ValueError:
-        return True
-    return False
+        return False
+    return True
+
+
+def _is_pickle(content: bytes) -> bool:
+    """Whether a pickle goes on to its end; nothing of it is loaded."""
+    try:
+        for _ in pickletools.genops(content):
+            pass
+    except ValueError:
+        return False
+    return True
+
+
+_STATES = {
+    "experiment_state-": _is_json,
+    "search_gen_state-": _is_pickle,
+    "searcher-state-": _is_pickle,
+    "callback-states-": _is_pickle,
+}
+"""Files of a search's state by how their names begin; the newest of each counts. Ray Tune goes on without those that it
+cannot read, and ends the search too early."""
 
 
 def _fit_watched(tuner: tune.Tuner, watch: Watch, on_trial: OnTrial | None, timeout_s: float) -> tune.ResultGrid:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 import torch
 
@@ -24,7 +25,7 @@ from ray_mlops.training.models import ModelSpec
 from ray_mlops.training.rows import LabelledRows, PreparedData, to_tensors
 from ray_mlops.training.scaling import TargetScaling
 from ray_mlops.training.trainer import train_model
-from ray_mlops.training.tune import search
+from ray_mlops.training.tune import is_torn, search
 from ray_mlops.training.watch import TrialRecord
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -182,7 +183,7 @@ writing, write, written = threading.Lock(), Manager.sync_up_experiment_state, th
 
 def write_undisturbed(*arguments, **options):
     with writing:
-        found = write(*arguments, **options)
+        found = write(*arguments, **{**options, "wait": True})  # a copy goes on in a thread of its own
     written.set()
     return found
 
@@ -224,8 +225,18 @@ def test_search_whose_process_died_is_finished_by_another(tmp_path: Path, data: 
 def test_search_whose_state_is_torn_begins_anew(tmp_path: Path, data: PreparedData) -> None:
     config = with_overrides(make_config(tmp_path), {"tune.num_trials": 2})
     first = search(config, data, run_name="torn", resources=ONE)
-    (state,) = (tmp_path / "checkpoints" / "torn").glob("experiment_state-*.json")
-    state.write_bytes(state.read_bytes()[:100])
+    local, directory = pafs.LocalFileSystem(), tmp_path / "checkpoints" / "torn"
+    assert not is_torn(local, str(directory))
+    kinds = ("experiment_state-*.json", "search_gen_state-*.json", "searcher-state-*.pkl")
+    for number, (state,) in enumerate(list(directory.glob(kind)) for kind in kinds):
+        whole = state.read_bytes()
+        for part in (b"", whole[:100]):
+            state.write_bytes(part)
+            assert is_torn(local, str(directory)), f"{state.name}: {len(part)} bytes of kind {number}"
+        state.write_bytes(whole)
+    assert not is_torn(local, str(directory))
+    (state,) = directory.glob(kinds[1])
+    state.write_bytes(b"")
     told: list[TrialRecord] = []
     assert search(config, data, run_name="torn", on_trial=told.append, resources=ONE).trials == first.trials
     assert tuple(told) == first.trials

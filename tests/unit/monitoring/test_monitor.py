@@ -466,7 +466,7 @@ def test_coverage_below_its_minimum_is_shown_and_not_judged(watch: Any, labelled
     shown = performance(watched)[FIRST]
     assert (shown["judged"], shown["labelled"]) == (judged, labelled)
     assert shown["loss"] is not None
-    assert (watched.monitor.dataset.to_json()["loss"]["windows"] == [FIRST]) is judged
+    assert (watched.monitor.dataset.to_json()["loss"]["windows"] == [[FIRST, 1]]) is judged
 
 
 def test_losses_of_a_split_are_one_for_each_routing_key(watch: Any) -> None:
