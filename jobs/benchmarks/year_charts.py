@@ -105,6 +105,18 @@ def row_names(year: WatchedYear) -> list[str]:
     return sorted(most, key=lambda name: (name != _SCORE, name in calendar, -most[name], name))
 
 
+def _by_day(year: WatchedYear, axis: YearAxis, marks: Sequence[Marker]) -> dict[str, Any]:
+    """How a heat map is laid on the axis that all charts share."""
+    return {
+        "markers": marks,
+        "shades": [_training(year, axis)],
+        "ticks": axis.months,
+        "left": axis.left,
+        "width": WIDTH,
+        "row_height": 17,
+    }
+
+
 def _distances(year: WatchedYear, axis: YearAxis, marks: Sequence[Marker]) -> str:
     names = row_names(year)
     values = [[_ratio(_feature(year, window, name)) for window in axis.windows] for name in names]
@@ -115,12 +127,7 @@ def _distances(year: WatchedYear, axis: YearAxis, marks: Sequence[Marker]) -> st
         title="How far each column is from the reference, by day",
         high=FULL_RATIO,
         x_label="times the distance that no drift would show: 1 is chance, above 2 is more than noise",
-        markers=marks,
-        shades=[_training(year, axis)],
-        ticks=axis.months,
-        left=axis.left,
-        width=WIDTH,
-        row_height=17,
+        **_by_day(year, axis, marks),
     )
 
 
@@ -141,12 +148,7 @@ def _evidence(year: WatchedYear, axis: YearAxis, marks: Sequence[Marker]) -> str
         high=1.0,
         is_share=True,
         x_label="share of the action level, log scale: full colour is an alarm where all columns together reach it",
-        markers=marks,
-        shades=[_training(year, axis)],
-        ticks=axis.months,
-        left=axis.left,
-        width=WIDTH,
-        row_height=17,
+        **_by_day(year, axis, marks),
     )
 
 

@@ -48,6 +48,9 @@ class Context:
     def set_details(self, details: str) -> None:
         self.details = details
 
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        pass
+
 
 HTTP_STATUS = {
     None: 200,

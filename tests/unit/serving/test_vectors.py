@@ -19,6 +19,7 @@ from ray_mlops.serving.prediction_log.files import read_predictions
 from ray_mlops.serving.prediction_log.table import LogFormat, LogRecord, build_table
 from ray_mlops.serving.slicing import _freeze
 from ray_mlops.statistics.bins import NumericBins
+from tests.unit.serving.test_bad_input import Context
 
 VECTOR = [0.5, -1.0, 2.0]
 ROW = {"distance": 200.0, "v": VECTOR}
@@ -156,26 +157,6 @@ def test_wrong_tensor_of_vectors_is_said(rig: Any, tensor: Any, said: str) -> No
     assert response.status_code == 400
     assert said in response.json()["error"]
     assert "v" in response.json()["error"]
-
-
-class Context:
-    code: Any = None
-    details = ""
-
-    def invocation_metadata(self) -> Any:
-        return ()
-
-    def peer(self) -> str:
-        return "ipv4:127.0.0.1:51000"
-
-    def set_code(self, code: Any) -> None:
-        self.code = code
-
-    def set_details(self, details: str) -> None:
-        self.details = details
-
-    def set_trailing_metadata(self, metadata: Any) -> None:
-        pass
 
 
 @pytest.mark.parametrize("is_raw", [False, True])
