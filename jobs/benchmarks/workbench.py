@@ -94,7 +94,7 @@ def workbench(root: Path, *, factory: str, versions: int = 2, **overrides: Any) 
 
             assert connection.record is not None
             deployed = deploy_versions(config, FEATURES, versions)
-            tokens = orjson.loads(deployed.token_file.read_bytes())
+            tokens = orjson.loads(Path(deployed.token_file).read_bytes())
             yield Workbench(config, connection.record, deployed.url, tokens["operate"])
     finally:
         shutil.rmtree(root, ignore_errors=True)

@@ -5,13 +5,14 @@ import json
 from ray_mlops.config import ProjectConfig
 from ray_mlops.runtime.addresses import recorded_url
 from ray_mlops.runtime.files import Files
+from ray_mlops.serving.auth import TOKENS_FILE
 
 
 def service_address(config: ProjectConfig) -> tuple[str, str | None]:
-    """The gateway's address, and the operator's token where this machine has it."""
+    """The gateway's address, and the operator's token where the store has it."""
     url = recorded_url(config.store) or f"http://{config.serving.host}:{config.serving.port}"
-    files = Files(str(config.store.local_root))
+    files = Files(config.store.root_uri)
     token = None
-    if files.exists("tokens.json"):
-        token = str(json.loads(files.read("tokens.json"))["operate"])
+    if files.exists(TOKENS_FILE):
+        token = str(json.loads(files.read(TOKENS_FILE))["operate"])
     return url, token

@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import ray
 
@@ -13,7 +12,9 @@ from ray_mlops.monitoring.actor import start_monitor
 from ray_mlops.orchestration.phases import OnPhase, silent
 from ray_mlops.orchestration.service import SUBMITTER, ensure_service, wait_for_version
 from ray_mlops.registry import MlflowRegistry
+from ray_mlops.runtime.files import Files
 from ray_mlops.serving.arm_start import start_arm
+from ray_mlops.serving.auth import TOKENS_FILE
 from ray_mlops.serving.protocol import Arm, ModelRoutes, Placement
 from ray_mlops.serving.routes import commit_routes, start_routes, withdraw_routes
 
@@ -27,7 +28,8 @@ class Deployment:
     model: str
     version: str
     url: str
-    token_file: Path
+    token_file: str
+    """A path, or a URI where the store is object storage."""
     grpc_port: int | None = None
     """Of the Open Inference Protocol over gRPC, on the same host; None where it is off (``serving.grpc_port``)."""
 
@@ -86,13 +88,17 @@ def deploy(config: ProjectConfig, version: str | None = None, *, on_phase: OnPha
     payload = {"alias": "champion", "version": wanted.champion.version}
     ledger.append(f"{config.name}/versions", "alias.set", key, payload)
     on_phase("serve", "replicas")
-    wait_for_version(address.url, config.name, wanted.champion.version, config.cluster.step_timeout_s)
+    wait_for_version(address, config.name, wanted.champion.version, config.cluster.step_timeout_s)
     on_phase("serve", "monitor")
     monitor = start_monitor(config.store, SUBMITTER)
     ray.get(monitor.watch.remote(config.name), timeout=config.cluster.step_timeout_s)
     logger.info("deployed model=%s version=%s url=%s", config.name, wanted.champion.version, address.url)
     return Deployment(
-        config.name, wanted.champion.version, address.url, config.store.local_root / "tokens.json", address.grpc_port
+        config.name,
+        wanted.champion.version,
+        address.url,
+        Files(config.store.root_uri).uri(TOKENS_FILE),
+        address.grpc_port,
     )
 
 

@@ -24,6 +24,7 @@ HOOKS = Hooks(
     console="ray_mlops.console.app:console",
 )
 SUBMITTER = "ray_mlops.orchestration.submit:submitter"
+_POLL_S = 0.02
 
 
 def ensure_service(config: ProjectConfig) -> GatewayAddress:
@@ -44,22 +45,29 @@ def ensure_service(config: ProjectConfig) -> GatewayAddress:
     return address
 
 
-def wait_for_version(url: str, model: str, version: str, timeout_s: float) -> None:
-    """Wait until the gateway answers for a version.
+def wait_for_version(address: GatewayAddress, model: str, version: str, timeout_s: float) -> None:
+    """Wait until every replica of the gateway answers for a version: whichever is asked next knows it.
 
     Raises:
-        DeadlineError: It does not in time.
+        DeadlineError: They do not in time.
     """
     deadline = time.monotonic() + timeout_s
+    ready: set[str] = set()
     seen = ""
-    with httpx.Client(base_url=url, timeout=5.0, trust_env=False) as client:
-        while time.monotonic() < deadline:
-            response = client.get("/models")
+    while time.monotonic() < deadline:
+        try:  # by a new connection each time: the ingress gives it to the next replica
+            response = httpx.get(f"{address.url}/models", timeout=5.0, trust_env=False)
+        except httpx.HTTPError as error:  # a replica that has just died is replaced
+            seen = repr(error)
+        else:
             seen = response.text[:300]
             if response.is_success and _serves(response.json(), model, version):
-                return
-            time.sleep(0.05)
-    raise DeadlineError(f"version {version} is not served; the gateway says {seen}", f"model {model!r}")
+                ready.add(response.json()["replica"])
+        if len(ready) >= address.replicas:
+            return
+        time.sleep(_POLL_S)
+    problem = f"version {version} is served by {len(ready)} of {address.replicas} replicas; one says {seen}"
+    raise DeadlineError(problem, f"model {model!r}")
 
 
 def _serves(content: dict[str, Any], model: str, version: str) -> bool:

@@ -3,17 +3,17 @@
 import json
 
 from ray_mlops.config import StoreConfig
-from ray_mlops.runtime.files import Files, write_atomically
+from ray_mlops.runtime.files import Files
 
 _PATH = "service.json"
 
 
 def record_url(store: StoreConfig, url: str) -> None:
     """Keep the gateway's address for those who only speak HTTP."""
-    write_atomically(store.local_root / _PATH, json.dumps({"url": url}).encode())
+    Files(store.root_uri).write(_PATH, json.dumps({"url": url}).encode())
 
 
 def recorded_url(store: StoreConfig) -> str:
-    """The gateway's address; empty where none was recorded on this machine."""
-    files = Files(str(store.local_root))
+    """The gateway's address; empty where none was recorded."""
+    files = Files(store.root_uri)
     return str(json.loads(files.read(_PATH))["url"]) if files.exists(_PATH) else ""

@@ -2,17 +2,14 @@
 
 import base64
 import binascii
-import contextlib
 import hmac
 import json
-import os
 import secrets
-import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 from ray_mlops.errors import ForbiddenError, StoreError, UnauthorizedError
+from ray_mlops.runtime.files import Files
 
 Role = Literal["predict", "label", "read", "operate"]
 ROLES: tuple[Role, ...] = ("predict", "label", "read", "operate")
@@ -60,51 +57,24 @@ class Authenticator:
             raise ForbiddenError(problem, "headers")
 
 
-def load_tokens(directory: Path) -> dict[Role, str]:
-    """Read the tokens of a store, creating them on first use (mode 0600).
+def load_tokens(files: Files) -> dict[Role, str]:
+    """Read the tokens of a store, creating them on first use (on a local disk with mode 0600).
 
     Args:
-        directory: The store's local root.
+        files: The store.
 
     Raises:
         StoreError: The file cannot be written, or is not what this release writes.
     """
-    path = directory / TOKENS_FILE
     fresh = json.dumps({role: secrets.token_urlsafe(32) for role in ROLES}, indent=2).encode()
+    where = files.uri(TOKENS_FILE)
     try:
-        tokens = json.loads(create_once(path, fresh))
+        tokens = json.loads(files.create(TOKENS_FILE, fresh))
     except ValueError as error:
-        raise StoreError(f"is not JSON: {error}", str(path), "delete it to have new tokens made") from error
+        raise StoreError(f"is not JSON: {error}", where, "delete it to have new tokens made") from error
     if not isinstance(tokens, dict) or not all(isinstance(tokens.get(role), str) for role in ROLES):
-        raise StoreError("lacks a token for some role", str(path), "delete it to have new tokens made")
+        raise StoreError("lacks a token for some role", where, "delete it to have new tokens made")
     return {role: tokens[role] for role in ROLES}
-
-
-def create_once(path: Path, content: bytes) -> bytes:
-    """Write a secret file unless it is there already; return what the file holds.
-
-    Of several processes that do this at once one wins, and all return the same content.
-
-    Raises:
-        StoreError: It can be neither written nor read.
-    """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "wb") as stream:
-                    stream.write(content)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                with contextlib.suppress(FileExistsError):  # another process was first; its content counts
-                    os.link(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        return path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"cannot be written or read: {error}", str(path), "check permissions") from error
 
 
 def _bearer(headers: Mapping[bytes, bytes]) -> bytes | None:

@@ -20,7 +20,7 @@ from ray_mlops.errors import ModelNotFoundError, OverloadError, RayMLOpsError
 from ray_mlops.ledger import Ledger, deployed_config
 from ray_mlops.runtime.files import Files
 from ray_mlops.serving.app import Gateway
-from ray_mlops.serving.auth import Authenticator, create_once, load_tokens
+from ray_mlops.serving.auth import Authenticator, load_tokens
 from ray_mlops.serving.dialects.grpc_methods import GrpcMethods
 from ray_mlops.serving.dialects.grpc_service import GrpcService
 from ray_mlops.serving.failed_requests import FailedRequests
@@ -76,8 +76,8 @@ class GatewayReplica(GrpcMethods):
     async def __serve_build_asgi_app__(self) -> AsgiApp:
         store, serving, replica = self._settings.store, self._settings.serving, uuid.uuid4().hex[:12]
         files, ledger, arms = Files(store.root_uri), Ledger.open(store), ServeArmClient()
-        tokens = await asyncio.to_thread(load_tokens, store.local_root)
-        secret = await asyncio.to_thread(create_once, store.local_root / "redaction.key", secrets.token_bytes(32))
+        tokens = await asyncio.to_thread(load_tokens, files)
+        secret = await asyncio.to_thread(files.create, "redaction.key", secrets.token_bytes(32))
         loader = TableLoader(ModelBundle.load, SettingsReader(ledger).read, arms.schema, secret, arms.predict)
         wanted = await asyncio.to_thread(read_table, ledger)
         table = await loader.load(wanted, LoadedTable())

@@ -13,6 +13,7 @@ from ray.serve.schema import ApplicationStatus
 from ray_mlops.config import ServingConfig, StoreConfig
 from ray_mlops.errors import ClusterError, DeadlineError
 from ray_mlops.runtime.environment import ingress_host, is_loopback
+from ray_mlops.runtime.files import Files
 from ray_mlops.runtime.ports import free_port
 from ray_mlops.serving.auth import load_tokens
 from ray_mlops.serving.deployment import GatewaySettings, gateway_application
@@ -59,7 +60,7 @@ def launch_gateway(
         if serving.grpc_port is not None and found.grpc_port is None:
             logger.warning("gRPC stays off: Serve runs without it remedy=stop the cluster, and start with it")
         return found
-    load_tokens(store.local_root)
+    load_tokens(Files(store.root_uri))
     if serving.predict_auth == "open" and not is_loopback(serving.host):
         logger.warning("open to every host host=%s remedy=set serving.predict_auth to token", serving.host)
     taken = _with_free_ports(serving)

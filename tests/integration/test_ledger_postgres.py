@@ -1,21 +1,17 @@
 """The ledger on a real PostgreSQL: a private cluster on a Unix socket, ended after the tests."""
 
-import glob
 import importlib.util
 import itertools
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
 from ray_mlops.errors import LedgerError
 from ray_mlops.ledger import Ledger, database
 from ray_mlops.registry import MlflowRegistry, Tracker
+from tests.integration.postgres import database_url, find_binaries, running_postgres
 
 _CONTRACT = Path(__file__).parents[1] / "unit" / "ledger" / "ledger_contract.py"
 _spec = importlib.util.spec_from_file_location("ledger_contract", _CONTRACT)
@@ -25,48 +21,21 @@ _spec.loader.exec_module(contract)
 _numbers = itertools.count(1)
 
 
-def find_binaries() -> Path | None:
-    """The directory of PostgreSQL's programs: on the PATH, or where Debian keeps them."""
-    on_path = shutil.which("initdb")
-    found = [Path(on_path).resolve()] if on_path else sorted(map(Path, glob.glob("/usr/lib/postgresql/*/bin/initdb")))
-    return found[-1].parent if found and (found[-1].parent / "pg_ctl").exists() else None
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """Start a cluster as a user other than root; yields the directory of its socket."""
+    """The directory of a private cluster's socket."""
     binaries = find_binaries()
     if binaries is None:
         assert "RAY_MLOPS_REQUIRE_POSTGRESQL" not in os.environ, "PostgreSQL must be installed here"  # as in .ci/run
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    prefix: list[str] = []
-    # Not tmp_path: PostgreSQL's own user must be able to enter it, and a socket's path is short.
-    home = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-    if os.geteuid() == 0:
-        shutil.chown(home, "postgres", "postgres")
-        prefix = ["runuser", "-u", "postgres", "--"]
-
-    def run(program: str, *arguments: str) -> None:
-        command = [*prefix, str(binaries / program), *arguments]
-        subprocess.run(command, check=True, cwd="/", timeout=120, stdout=subprocess.DEVNULL)
-
-    data = str(home / "data")
-    try:
-        run("initdb", "--pgdata", data, "--username", "tester", "--auth", "trust", "--encoding", "UTF8", "--no-sync")
-        settings = f"-c listen_addresses='' -c unix_socket_directories={home} -c max_connections=40 -c fsync=off"
-        run("pg_ctl", "start", "-w", "--pgdata", data, "--log", str(home / "log"), "-o", settings)
-        try:
-            yield str(home)
-        finally:
-            run("pg_ctl", "stop", "-w", "--mode", "immediate", "--pgdata", data)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with running_postgres(binaries) as home:
+        yield home
 
 
 @pytest.fixture
 def url(server: str) -> Iterator[str]:
     """A schema of its own for each test."""
-    base = f"postgresql+psycopg://tester@/postgres?host={quote(server, safe='')}"
+    base = database_url(server)
     name = f"test_{next(_numbers)}"
     contract.execute(base, f"CREATE SCHEMA {name}")
     url = f"{base}&options=-csearch_path%3D{name}"

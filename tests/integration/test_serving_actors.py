@@ -144,7 +144,7 @@ def test_shadow_outlives_the_actor_and_its_own_death_costs_nobody_else(store: St
     start_routes(store)
     start_rollouts(store, Hooks())
     address = launch_gateway(store, ServingConfig(port=0, cpus_per_replica=0.1), Hooks())
-    headers = {"authorization": f"Bearer {load_tokens(store.local_root)['operate']}"}
+    headers = {"authorization": f"Bearer {load_tokens(Files(store.root_uri))['operate']}"}
 
     def command(verb: str, **content: Any) -> httpx.Response:
         url = f"{address.url}/rollout/{verb}"

@@ -206,7 +206,7 @@ def _deployed() -> Schema:
         "champion": arm,
     }
     model = record({**always, "candidate": arm, "previous": arm}, required=tuple(always))
-    return record({"models": array(model)})
+    return record({"models": array(model), "replica": {"type": "string"}})
 
 
 def _taken(name: str) -> Schema:

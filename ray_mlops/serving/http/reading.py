@@ -90,7 +90,8 @@ class Reading:
         return json_response(await in_time(call, "explain"))
 
     async def _models(self, request: Request) -> Response:
-        return json_response({"models": [_describe(loaded) for _, loaded in sorted(request.loaded.models.items())]})
+        models = [_describe(loaded) for _, loaded in sorted(request.loaded.models.items())]
+        return json_response({"models": models, "replica": self._parts.telemetry.replica})
 
     async def _healthz(self, request: Request) -> Response:
         table = request.loaded

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ray_mlops.errors import ForbiddenError, StoreError, UnauthorizedError
-from ray_mlops.serving.auth import ROLES, Authenticator, create_once, load_tokens
+from ray_mlops.runtime.files import Files
+from ray_mlops.serving.auth import ROLES, Authenticator, load_tokens
 
 TOKENS: Any = {role: f"{role}-token" for role in ROLES}
 
@@ -62,7 +63,7 @@ def test_basic_password_reads_but_never_operates() -> None:
 
 
 def test_tokens_are_made_once_and_private(tmp_path: Path) -> None:
-    first, second = load_tokens(tmp_path), load_tokens(tmp_path)
+    first, second = load_tokens(Files(str(tmp_path))), load_tokens(Files(str(tmp_path)))
     assert first == second
     assert set(first) == set(ROLES)
     assert len(set(first.values())) == len(ROLES)
@@ -73,14 +74,14 @@ def test_tokens_are_made_once_and_private(tmp_path: Path) -> None:
 def test_damaged_token_file_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokens.json").write_bytes(content)
     with pytest.raises(StoreError, match="delete it"):
-        load_tokens(tmp_path)
+        load_tokens(Files(str(tmp_path)))
 
 
 def test_of_several_writers_one_wins(tmp_path: Path) -> None:
     contents: list[bytes] = []
 
     def create(index: int) -> None:
-        contents.append(create_once(tmp_path / "secret", str(index).encode()))
+        contents.append(Files(str(tmp_path)).create("secret", str(index).encode()))
 
     threads = [threading.Thread(target=create, args=(index,)) for index in range(8)]
     for thread in threads:
@@ -88,7 +89,7 @@ def test_of_several_writers_one_wins(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(set(contents)) == 1
-    assert list(tmp_path.glob("*.tmp")) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
 
 
 def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,5 +98,5 @@ def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(StoreError, match="No space left"):
-        create_once(tmp_path / "secret", b"x")
+        Files(str(tmp_path)).create("secret", b"x")
     assert list(tmp_path.iterdir()) == []
