@@ -66,7 +66,7 @@ class ServeArmClient:
         handle = self._handle(model, version)
         if is_deserted(handle):
             raise ConnectionError("none of its processes runs")
-        return unpacked(await _unwrapped(handle.predict.remote(orjson.dumps(requests))))
+        return unpacked(await _unwrapped(handle.remote(orjson.dumps(requests))))
 
     def is_gone(self, model: str, version: str) -> bool:
         """See ``ArmClient``."""
@@ -87,7 +87,8 @@ class ServeArmClient:
     def _handle(self, model: str, version: str) -> DeploymentHandle[Any]:
         name = arm_app(model, version)
         if name not in self._handles:
-            self._handles[name] = _arm_handle(model, version)
+            # With its method: naming one makes a copy of the handle each time.
+            self._handles[name] = _arm_handle(model, version).options(method_name="predict")
         return self._handles[name]
 
 
