@@ -62,6 +62,7 @@ class Watch:
     def __init__(self, port: int, connections: int = 8) -> None:
         self._port, self._stop = port, threading.Event()
         self._seen: list[tuple[float, int]] = []
+        self._failures: list[str] = []
         self._threads = [threading.Thread(target=self._ask) for _ in range(connections)]
 
     def __enter__(self) -> "Watch":
@@ -75,17 +76,30 @@ class Watch:
             thread.join()
 
     def last_before(self, version: int, since: float) -> float:
-        """When the last request was sent that was still answered by older routes; ``since`` if there was none."""
+        """When the last request was sent that was still answered by older routes; ``since`` if there was none.
+
+        Raises:
+            RuntimeError: A request failed: whoever does not ask any more sees nothing old, either.
+        """
+        if self._failures:
+            raise RuntimeError(f"{len(self._failures)} of the watchers failed, the first: {self._failures[0]}")
         return max((sent for sent, seen in list(self._seen) if seen < version and sent >= since), default=since)
 
     def _ask(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
         headers = {"content-type": "application/json"}
-        while not self._stop.is_set():
-            sent = time.perf_counter()
-            connection.request("POST", f"/models/{MODEL}/predict", BODY, headers)
-            answer = connection.getresponse()
-            answer.read()
-            self._seen.append((sent, int(answer.headers["x-route-version"])))
-            time.sleep(0.001)
-        connection.close()
+        try:
+            while not self._stop.is_set():
+                sent = time.perf_counter()
+                connection.request("POST", f"/models/{MODEL}/predict", BODY, headers)
+                answer = connection.getresponse()
+                text = answer.read()
+                if answer.status != 200:
+                    self._failures.append(f"{answer.status} {text[:200]!r}")
+                    return
+                self._seen.append((sent, int(answer.headers["x-route-version"])))
+                time.sleep(0.001)
+        except (OSError, http.client.HTTPException) as error:
+            self._failures.append(repr(error))
+        finally:
+            connection.close()
