@@ -3,14 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTO := ray_mlops/serving/dialects/open_inference
 
-.PHONY: demo test lint unit conformance protocol clean help
+.PHONY: demo test lint unit conformance nodes gpu protocol clean help
 
 help: ## Show the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .venv/.installed: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[demo,dev,postgres]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[demo,dev,postgres,s3]'
 	touch $@
 
 demo: .venv/.installed ## A year of flights: train, serve, drift, retrain, roll out, roll back.
@@ -24,6 +24,12 @@ unit: .venv/.installed ## The tests that need no Ray; seconds.
 
 conformance: .venv/.installed ## Stock clients and schemathesis against a small live service.
 	$(BIN)/python tests/conformance/run.py
+
+nodes: .venv/.installed ## Three nodes, S3, PostgreSQL, and packages of a candidate's own: minutes.
+	$(BIN)/python -m pytest tests/cluster
+
+gpu: ## The tests that need a GPU, with the Python that runs now and its torch.
+	$(PYTHON) -m pytest tests/gpu
 
 protocol: ## The messages of gRPC from their definition, by a pinned generator in a scratch environment.
 	$(PYTHON) -m venv build/protocol
