@@ -156,6 +156,7 @@ def retrain(
         print_json(answer)
     else:
         click.echo(answer["policy"])
+        click.echo("  the monitor submits the job when its policy lets it; 'ray-mlops monitor' shows how it ends")
 
 
 retrain.add_command(backtest)
