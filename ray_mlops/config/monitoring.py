@@ -28,7 +28,7 @@ class ReferenceConfig(Section):
     windows: PositiveInt = 60
     """The newest this many windows before promotion, of each stratum."""
     min_windows: PositiveInt = Field(20, ge=8)
-    """Below this (of a stratum) a window-level channel warms up: new windows join the reference."""
+    """Below this (of a stratum) a window-level channel warms up: as many new windows are collected in its place."""
 
 
 class LabelsConfig(Section):

@@ -24,18 +24,20 @@ class Caveat:
 
 def caveat_of(monitor: FeatureMonitor, config: MonitoringConfig) -> Caveat:
     """Say what the reference of a column, as it is now, cannot tell."""
-    pooled = sum(monitor.reference_windows(), ColumnCounts.empty(monitor.reference.bins))
     if monitor.is_warming_up:
-        return _warming_up(monitor, pooled, config)
+        return _warming_up(monitor, config)
+    pooled = sum(monitor.reference_windows(), ColumnCounts.empty(monitor.reference.bins))
     if monitor.is_blind:
         return Caveat(False, "not watched for drift: the reference has no value of it to compare with")
     return Caveat(True, _standing(monitor.reference, pooled))
 
 
-def _warming_up(monitor: FeatureMonitor, pooled: ColumnCounts, config: MonitoringConfig) -> Caveat:
+def _warming_up(monitor: FeatureMonitor, config: MonitoringConfig) -> Caveat:
+    pooled = monitor.reference.pooled()
     has, needs = monitor.num_reference_windows, config.reference.min_windows
-    counted = f"the reference has {pooled.n} rows in {has} of {needs} windows that a test needs"
-    then = "new windows join it until it is full"
+    windows = "1 window" if len(monitor.reference.windows) == 1 else f"{len(monitor.reference.windows)} windows"
+    counted = f"the reference has {pooled.n} rows in {windows}, and a test needs {needs} of them"
+    then = f"{has} of {needs} new windows are collected in its place"
     epsilon = monitor.row_tolerance
     if epsilon is None:
         return Caveat(False, f"not watched for drift yet: {counted}, too few to test even single rows; {then}")

@@ -101,11 +101,12 @@ class FeatureMonitor:
     @property
     def is_warming_up(self) -> bool:
         """Whether a stratum that has windows has too few; one in which nothing ever happens is not waited for."""
-        used = [stratum for stratum in self._strata if stratum.num_reference_windows] or self._strata
+        used = [stratum for stratum in self._strata if stratum.reference_windows()] or self._strata
         return any(stratum.is_warming_up for stratum in used)
 
     @property
     def num_reference_windows(self) -> int:
+        """Windows that the window-level channels compare with, or will."""
         return sum(stratum.num_reference_windows for stratum in self._strata)
 
     @property
@@ -164,8 +165,10 @@ class StratumMonitor:
     """Watches the windows of one stratum.
 
     With fewer reference windows than ``reference.min_windows`` it is warming up: only the row-level fallback
-    acts, and each new window joins the reference unless the fallback has alarmed. Then the window-level channels
-    take over, and what the fallback found stays as a part of the evidence.
+    acts, and new windows are collected unless it has alarmed. When there are as many, the window-level channels
+    take over, and what the fallback found stays as a part of the evidence. They compare with the collected windows
+    alone: the stream may lie anywhere within the fallback's tolerance of the reference, and windows of both together
+    would make the ones that follow strange.
 
     Args:
         reference: The column's reference.
@@ -192,7 +195,7 @@ class StratumMonitor:
 
     @property
     def num_reference_windows(self) -> int:
-        return len(self.reference.windows) + len(self._joined)
+        return len(self._compared())
 
     @property
     def row_tolerance(self) -> float | None:
@@ -202,6 +205,10 @@ class StratumMonitor:
     def reference_windows(self) -> list[ColumnCounts]:
         """The reference's windows, those that joined it included."""
         return [*self.reference.windows, *self._joined]
+
+    def _compared(self) -> Sequence[ColumnCounts]:
+        """What the window-level channels compare with: see the class."""
+        return self.reference.windows if self._rows is None else self._joined
 
     def update(self, window: int, counts: ColumnCounts) -> None:
         """Take one closed window. A window without a single value is a fault of the pipe and is left out."""
@@ -276,7 +283,7 @@ class StratumMonitor:
         return [*([self._rows] if self._rows is not None else []), *self._channels]
 
     def _window_channels(self) -> list[Channel]:
-        windows = self.reference_windows()
+        windows = self._compared()
         if len(windows) < self._min_windows:
             return []
         bins = self.reference.bins

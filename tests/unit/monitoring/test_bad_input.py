@@ -117,7 +117,7 @@ def test_reference_of_ten_rows_says_how_little_it_can_tell(make_world: Any) -> N
     world = make_world(versions=[{"reference": {"rows": 10}, "num_reference": 1}, {}], estimated=False)
     features = world.service.view(MODEL)["drift"]["features"]
     assert features["x"]["status"] in ("warming_up", "not_watched")
-    assert "the reference has 10 rows in 1 of 8 windows that a test needs" in features["x"]["caveat"]
+    assert "the reference has 10 rows in 1 window, and a test needs 8 of them" in features["x"]["caveat"]
     assert "the reference has 10 rows" in said(world)
     world.serve(range(FIRST, FIRST + 10))
     assert world.service.view(MODEL)["drift"]["features"]["x"]["status"] == "testing"
@@ -127,7 +127,7 @@ def test_reference_without_rows_is_named_as_not_watched_at_the_top() -> None:
     monitor = alone([1.0, 2.0], [1.0, 2.0], windows=0, min_windows=30)
     view = {"drift": monitor.view()}
     assert view["drift"]["features"]["x"]["status"] == "not_watched"
-    assert attention_words(view)[0].startswith("x is not watched for drift yet: the reference has 40 rows in 20 of 30")
+    assert attention_words(view)[0].startswith("x is not watched for drift yet: the reference has 0 rows in 0 windows")
 
 
 def test_hundred_thousand_categories_take_the_room_of_few_and_are_said_to_be_too_many(make_world: Any) -> None:

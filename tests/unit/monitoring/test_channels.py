@@ -314,11 +314,11 @@ def test_reference_of_a_projection_survives_json_and_an_older_one_is_read():
 # -- warming up -------------------------------------------------------------------------------------------
 
 
-def test_windows_join_a_short_reference_until_it_is_long_enough():
-    stream = Stream(5, num_windows=14)
+def test_windows_are_collected_in_place_of_a_short_reference():
+    stream, needed = Stream(5, num_windows=14), CONFIG.reference.min_windows
     monitor = stream.monitor()
     verdicts = feed(monitor, stream, 30)
-    assert [verdict.status for verdict in verdicts[:7]] == ["warming_up"] * 5 + ["testing"] * 2
+    assert [verdict.status for verdict in verdicts] == ["warming_up"] * (needed - 1) + ["testing"] * (31 - needed)
     assert first_alarm(verdicts) is None
     assert monitor.view()["features"]["temp"]["reference_windows"] == CONFIG.reference.min_windows
 
