@@ -119,9 +119,9 @@ def test_target_is_taken_up_when_a_configuration_is_deployed_and_forgotten_when_
     office.approve("a1")
     assert office.approvals_at("first") == ["a1"]
     office.deploy("second")
+    wait_until(lambda: stored_targets(office.files) == [("m", "second")])
     office.approve("a2")
     assert "a2" in office.approvals_at("second", 2)
-    wait_until(lambda: stored_targets(office.files) == [("m", "second")])
     assert office.queue("first").qsize() <= 1  # it may have seen the deployment
 
 
