@@ -71,9 +71,9 @@ class Parts:
     """Keeps requests that failed; None keeps none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
-    """One request, before its body is read."""
+    """One request, before its body is read. (Not frozen: see ``Response``.)"""
 
     target: Target
     headers: Mapping[bytes, bytes]

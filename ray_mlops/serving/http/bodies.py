@@ -5,7 +5,7 @@ What bounds memory then is the sum over all bodies, not the number of places.
 """
 
 import asyncio
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from typing import Any
 
 from ray_mlops.errors import OverloadError, RequestTimeoutError
@@ -69,18 +69,15 @@ class BodyReader:
     async def _take(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         taken = 0
 
-        async def counted() -> MutableMapping[str, Any]:
+        def count(num_bytes: int) -> None:
             nonlocal taken
-            message = await receive()
-            size = len(message.get("body", b""))
-            taken += size
-            self.held_bytes += size
+            taken += num_bytes
+            self.held_bytes += num_bytes
             if self.held_bytes > self._max_held:
                 raise OverloadError(f"bodies of {self._max_held} bytes are held already", "gateway", "try again")
-            return message
 
         try:
-            return await read_body(headers, counted, self._max_bytes)
+            return await read_body(headers, receive, self._max_bytes, count)
         except BaseException:  # cancelled, too: whatever ends a read, its bytes are no longer held
             self.held_bytes -= taken
             raise

@@ -46,9 +46,9 @@ class InputColumns:
     """A further key that is the row's event time; it stays in the row only when it is an input as well."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PredictRequest:
-    """A checked request for predictions."""
+    """A checked request for predictions. (Not frozen: see ``Response``.)"""
 
     rows: list[dict[str, Any]]
     ids: list[str]

@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import unquote
 
@@ -59,6 +60,8 @@ _OIP_OF_MODEL: dict[tuple[str, ...], Endpoint] = {
     ("infer",): "oip_infer",
 }
 _MLFLOW = ("invocations", "ping", "health", "version")
+_REMEMBERED_LENGTH = 256
+"""Longer paths are not remembered: strangers choose them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,10 @@ def resolve(path: str) -> Target:
         >>> resolve("/v2/models/flights/versions/3/infer").version
         '3'
     """
+    return _resolve_again(path) if len(path) <= _REMEMBERED_LENGTH else _resolve(path)
+
+
+def _resolve(path: str) -> Target:
     parts = path.strip("/").split("/")
     model = None
     if parts[0] == "v2":
@@ -116,6 +123,10 @@ def resolve(path: str) -> Target:
     found = difflib.get_close_matches("/".join(parts), _SHOWN, n=1)
     remedy = f"did you mean {prefix}{found[0]}?" if found else "see /openapi.json"
     raise NotFoundError(f"no such path {path!r}", "path", remedy)
+
+
+_resolve_again = lru_cache(maxsize=256)(_resolve)
+"""Remembers what the newest paths mean: nearly all requests have one of a few."""
 
 
 def protocol_of(path: str) -> ProtocolName:

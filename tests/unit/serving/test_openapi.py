@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from ray_mlops.errors import NotFoundError
 from ray_mlops.serving.exposition import merge_expositions
 from ray_mlops.serving.http.paths import COMMANDS, resolve
 from ray_mlops.serving.loaded import LoadedTable
@@ -138,6 +139,14 @@ def test_every_described_path_exists(rig: Any) -> None:
             assert target.allows(method.upper()), path
     for verb in COMMANDS:
         assert document["paths"][f"/models/flights/rollout/{verb}"]["post"]["security"] == [{"token": []}]
+
+
+@pytest.mark.parametrize("model", ["ships", "m" * 3000])
+def test_a_path_means_the_same_each_time_however_long_it_is(model: str) -> None:
+    for _ in range(2):
+        assert resolve(f"/models/{model}/predict").model == model
+        with pytest.raises(NotFoundError, match="no such path"):
+            resolve(f"/models/{model}/predcit")
 
 
 DISTANCE = {"name": "distance", "datatype": "FP64", "shape": [1], "data": [200.0]}
