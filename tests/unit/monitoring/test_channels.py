@@ -323,6 +323,22 @@ def test_windows_are_collected_in_place_of_a_short_reference():
     assert monitor.view()["features"]["temp"]["reference_windows"] == CONFIG.reference.min_windows
 
 
+def test_after_warming_up_only_the_collected_windows_are_compared_with():
+    channels = []
+    for shift in (None, {"temp": plus(2.0)}):  # less than a day's weather, and far within what the fallback allows
+        stream = Stream(5, num_windows=14)
+        stream.reference = [stream.count(stream.day(shift=shift)) for _ in range(14)]
+        monitor = stream.monitor()
+        stream.rng = np.random.default_rng(50)
+        verdicts = feed(monitor, stream, 40)
+        assert verdicts[-1].status == "testing"
+        channels.append(monitor.view()["features"]["temp"]["channels"])
+    one, other = ({name: log_e for name, log_e in found.items() if name != "rows"} for found in channels)
+    assert one == other
+    assert any(one.values())
+    assert channels[0]["rows"] != channels[1]["rows"]
+
+
 def test_fallback_finds_drift_and_keeps_it_out_of_the_reference():
     stream = Stream(6, num_windows=6)
     config = CONFIG.model_copy(update={"tolerance": 0.02})
