@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow.compute as pc
-
 from ray_mlops.config import StoreConfig
 from ray_mlops.data.snapshot import load_snapshot
 from ray_mlops.errors import NotFoundError, SnapshotError
@@ -56,8 +54,7 @@ class LedgerExplainer:
         raise NotFoundError(f"no prediction {prediction_id!r} is logged", f"model {model!r}", remedy)
 
     def _label(self, model: str, prediction_id: str) -> Any:
-        labels = read_labels(self.files, model)
-        found = labels_in_force(labels.filter(pc.equal(labels["id"], prediction_id))).to_pylist()
+        found = labels_in_force(read_labels(self.files, model, prediction_id)).to_pylist()
         return found[0] if found else None
 
     def _data(self, record: Mapping[str, Any]) -> dict[str, Any]:

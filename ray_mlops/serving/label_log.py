@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_mlops.data.target import TargetEncoder
 from ray_mlops.errors import DataError, RequestError, StoreError
@@ -105,8 +106,13 @@ class LabelLog:
                 os.fsync(stream.fileno())
 
 
-def read_labels(files: Files, model: str) -> pa.Table:
+def read_labels(files: Files, model: str, only_id: str | None = None) -> pa.Table:
     """Read every label of a model in order of arrival, repeats and conflicts included.
+
+    Args:
+        files: The store.
+        model: The model's name.
+        only_id: Only those of this prediction; the lines of others are passed over unread. None reads all.
 
     Returns:
         Columns as ``LABEL_SCHEMA``.
@@ -115,13 +121,16 @@ def read_labels(files: Files, model: str) -> pa.Table:
         StoreError: A file holds something else than labels.
     """
     parts = []
+    wanted = b"" if only_id is None else orjson.dumps(only_id)
     for path in files.names(f"labels/{model}"):
         if path.endswith(".jsonl"):
             try:
-                parts += [_columns(lines) for lines in _whole_lines(files.read(path))]
+                parts += [_columns(lines) for lines in _whole_lines(files.read(path), wanted)]
             except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
                 raise StoreError(f"holds a line that is no label: {error}", files.uri(path)) from error
     labels = pa.Table.from_batches(parts, LABEL_SCHEMA)
+    if only_id is not None:
+        labels = labels.filter(pc.equal(labels["id"], only_id))  # a label may read like an id
     arrival_us = labels["arrival"].to_numpy()
     return labels if (np.diff(arrival_us) >= 0).all() else labels.sort_by("arrival")
 
@@ -163,13 +172,18 @@ def _line(label: LabelRecord) -> bytes:
     return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _whole_lines(content: bytes) -> Iterator[list[bytes]]:
-    """Some lines at a time, without the last one where the replica's death tore it: it was never acknowledged."""
+def _whole_lines(content: bytes, wanted: bytes) -> Iterator[list[bytes]]:
+    """Some lines with the wanted bytes at a time.
+
+    The last line is left out where the replica's death tore it: it was never acknowledged.
+    """
+    if wanted not in content:
+        return
     stream = BytesIO(content)
     while lines := stream.readlines(_READ_BYTES):
         if not lines[-1].endswith(b"\n"):
             lines.pop()
-        yield lines
+        yield [line for line in lines if wanted in line] if wanted else lines
 
 
 def _columns(lines: Sequence[bytes]) -> pa.RecordBatch:

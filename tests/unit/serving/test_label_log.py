@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import orjson
 import pytest
 
 from ray_mlops.data.target import TargetEncoder
@@ -168,6 +169,24 @@ def test_labels_of_one_moment_stay_in_the_order_of_the_log(tmp_path: Path) -> No
     files, log = Files(str(tmp_path)), LabelLog(Files(str(tmp_path)), "rep")
     asyncio.run(log.append("flights", [label("late", arrival_us=9), *(label(f"id-{n}") for n in range(100))]))
     assert read_labels(files, "flights")["id"].to_pylist() == [*(f"id-{n}" for n in range(100)), "late"]
+
+
+def test_labels_of_one_prediction_are_found_without_reading_the_others(tmp_path: Path, monkeypatch: Any) -> None:
+    files = Files(str(tmp_path))
+    given = [label(f"p-{n}", n % 2, arrival_us=n // 1500 * DAY_US) for n in range(3000)]
+    given += [label("q", "p-17", DAY_US), LabelRecord("p-17", 0, None, DAY_US, is_correction=True)]
+    asyncio.run(LabelLog(files, "rep").append("flights", given))
+    parsed: list[bytes] = []
+    loads = orjson.loads
+    monkeypatch.setattr("ray_mlops.serving.label_log.orjson.loads", lambda line: parsed.append(line) or loads(line))
+    found = read_labels(files, "flights", "p-17")
+    assert found.select(["id", "label", "is_correction"]).to_pylist() == [
+        {"id": "p-17", "label": "1", "is_correction": False},
+        {"id": "p-17", "label": "0", "is_correction": True},
+    ]
+    assert len(parsed) == 3
+    assert read_labels(files, "flights", "p-99999").num_rows == 0
+    assert len(parsed) == 3
 
 
 def test_no_labels_is_an_empty_table(tmp_path: Path) -> None:
