@@ -4,7 +4,7 @@ Two outputs that must not be confused: *breaches* say that the pipe is broken, a
 say that the world has changed, and may start it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import log
 from typing import Any, Literal
@@ -35,6 +35,8 @@ from ray_mlops.statistics.gap import GapSums
 __all__ = ["DatasetMonitor", "FeatureReference", "WindowVerdict"]
 
 Alarm = Literal["inputs", "score", "loss"]
+Past = Callable[[int], Mapping[str, ColumnCounts]]
+"""Counts by column of all windows that were closed from one on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +269,13 @@ class DatasetMonitor:
         """Counts of the whole reference by column [size]."""
         return {name: column.magnitudes.pooled for name, column in self._columns.items()}
 
-    def describe(self, name: str) -> dict[str, Any]:
-        """Say why an alarm (``inputs``, ``score``, ``loss``) or a breach (``COLUMN:KIND``) is up."""
+    def describe(self, name: str, past: Past | None = None) -> dict[str, Any]:
+        """Say why an alarm (``inputs``, ``score``, ``loss``) or a breach (``COLUMN:KIND``) is up.
+
+        Args:
+            name: The alarm or breach.
+            past: Counts of the windows since a change; None speaks of the newest window alone.
+        """
         for column in self._columns.values():
             for breach in column.breaches:
                 if breach.name == name:
@@ -282,7 +289,7 @@ class DatasetMonitor:
         guilty = list(self.guilty())
         reason = f"drift in {', '.join(guilty)}" if guilty else "no drift"
         evidence = {"log_e": self.log_e, "limit": self._limit, "change_point": self.change_point()}
-        columns = {column: self._described(column) for column in guilty}
+        columns = {column: self._described(column, past) for column in guilty}
         return {**evidence, "guilty": guilty, "columns": columns, "reason": reason}
 
     def view(self) -> dict[str, Any]:
@@ -315,15 +322,20 @@ class DatasetMonitor:
             return Caveat(True, "a calendar column: checked for faults, never for drift")
         return next((caveat for caveat in caveats if caveat.is_watched), caveats[0])
 
-    def _described(self, name: str) -> dict[str, Any]:
+    def _described(self, name: str, past: Past | None) -> dict[str, Any]:
         """A guilty column, for the text of an alarm."""
-        column = self._columns[self._foremost(name)]
-        monitor, counts = column.monitor, column.counts
+        foremost = self._foremost(name)
+        monitor, counts = self._columns[foremost].monitor, self._columns[foremost].counts
         summary = self._summary(name)
         if monitor is None or counts is None:
             return summary
+        when, since = "in this window", monitor.change_window()
+        if past is not None and since is not None and since < self._window:
+            found = past(since).get(foremost)
+            if found is not None and found.n:
+                counts, when = found, f"in the {self._window - since + 1} windows since the change"
         reference = sum(monitor.reference_windows(), ColumnCounts.empty(monitor.reference.bins))
-        return {**summary, "moved": describe_move(monitor.reference.bins, reference, counts)}
+        return {**summary, "moved": describe_move(monitor.reference.bins, reference, counts, when)}
 
     def _names(self) -> list[str]:
         """The columns that people know: a direction of vectors shows in its column."""

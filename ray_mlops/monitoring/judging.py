@@ -8,15 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_mlops.config import MonitoringConfig
 from ray_mlops.evaluation.metrics import compute_metrics
 from ray_mlops.monitoring.breakdown import NO_SLICING, Breakdown, Slicing, break_down
 from ray_mlops.monitoring.estimation import estimate_rows, predictions_of
 from ray_mlops.monitoring.handover import own_rows
 from ray_mlops.monitoring.label_delays import Weighting, class_weights, effective
-from ray_mlops.monitoring.labels import finite_rows, prediction_values
+from ray_mlops.monitoring.labels import LabelJoin, finite_rows, prediction_values
 from ray_mlops.monitoring.loss_channel import LossWindow
+from ray_mlops.monitoring.monitor_state import Performance
 from ray_mlops.statistics.bins import FloatArray
-from ray_mlops.statistics.delays import DelayCurves
+from ray_mlops.statistics.delays import DelayCurves, fit_delays
 from ray_mlops.statistics.estimators import LOG_EPSILON, Estimator
 from ray_mlops.statistics.gap import GapSums
 from ray_mlops.statistics.losses import Task, bounded_loss, log_loss_rows
@@ -68,6 +70,72 @@ class Realised:
     expected: Mapping[str, float] = field(default_factory=dict)
     """Empty without an estimator."""
     gap: GapSums | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What labels say of one matured window."""
+
+    performance: Performance
+    loss: LossWindow | None = None
+    """For the loss channel; None where coverage is too small."""
+    gap: GapSums | None = None
+    breakdown: Breakdown | None = None
+    """None without rows."""
+
+
+class LabelJudge:
+    """Judges windows by the labels that were there by a moment; changes nothing.
+
+    Args:
+        watched: The champion.
+        join: Rows and their labels.
+        config: Coverage, fewest rows, correction of delays.
+        estimator: Performance of the champion without labels; None expects nothing.
+    """
+
+    def __init__(
+        self, watched: Watched, join: LabelJoin, config: MonitoringConfig, estimator: Estimator | None
+    ) -> None:
+        self._watched, self._join, self._config, self._estimator = watched, join, config, estimator
+
+    def curves(self, now_us: int) -> DelayCurves | None:
+        """How long labels take, by the windows that are over."""
+        return fit_delays(self._join.cohorts(now_us), self._watched.num_classes)
+
+    def judge(self, window: int, curves: DelayCurves | None, now_us: int) -> Judged:
+        """What the labels that were there by a moment say of one window.
+
+        Args:
+            window: Its index.
+            curves: Of that moment.
+            now_us: The moment, event time.
+        """
+        watched, config = self._watched, self._config
+        summary = self._join.summary(window, now_us)
+        if summary.rows == 0:
+            return Judged(Performance(0, 0, None, None, False))
+        used = curves if config.labels.correct_delay else None
+        rows, weighting = weigh(watched, self._join.rows(window, now_us), used, now_us)
+        breakdown = break_down_rows(watched, rows)
+        table = rows.filter(pc.invert(pc.is_nan(rows["label"])))
+        if table.num_rows == 0:
+            return Judged(Performance(summary.rows, 0, None, None, False), breakdown=breakdown)
+        own = own_losses(watched, table)
+        covered = summary.coverage >= config.labels.min_coverage and own[0] >= config.min_window_rows
+        judged = covered and watched.is_tested(window)
+        found = reconcile(watched, table, self._estimator)
+        losses = mean_losses(watched, table)
+        shown = Performance(
+            summary.rows,
+            summary.labelled,
+            *losses,
+            judged,
+            found.metrics,
+            found.expected,
+            "" if weighting.weights is None else weighting.reason,
+        )
+        return Judged(shown, own if judged else None, found.gap, breakdown)
 
 
 def weigh(watched: Watched, rows: pa.Table, curves: DelayCurves | None, now_us: int) -> tuple[pa.Table, Weighting]:

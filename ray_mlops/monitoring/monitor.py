@@ -7,7 +7,7 @@ reports whenever they arrive. ``restore`` rebuilds it from a checkpoint and the 
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_mlops.config import MonitoringConfig
-from ray_mlops.monitoring.breakdown import Breakdown, total
+from ray_mlops.monitoring.breakdown import total
 from ray_mlops.monitoring.channels import DatasetMonitor, WindowVerdict
 from ray_mlops.monitoring.estimation import Calibration, decide_estimate, estimate_to_json, with_expectations
 from ray_mlops.monitoring.handover import (
@@ -33,16 +33,14 @@ from ray_mlops.monitoring.handover import (
     without_rows_ahead,
 )
 from ray_mlops.monitoring.history import History
-from ray_mlops.monitoring.judging import Watched, break_down_rows, mean_losses, own_losses, reconcile, weigh
+from ray_mlops.monitoring.judging import Judged, LabelJudge, Watched
 from ray_mlops.monitoring.label_delays import describe_curves
 from ray_mlops.monitoring.labels import KEY_COLUMNS, LabelJoin
 from ray_mlops.monitoring.latency import LatencyWatch
-from ray_mlops.monitoring.loss_channel import LossWindow
 from ray_mlops.monitoring.monitor_state import HISTORY, MonitorState, Performance, WindowReport, iso_time
 from ray_mlops.serving.protocol import LabelRecord
-from ray_mlops.statistics.delays import DelayCurves, fit_delays
+from ray_mlops.statistics.bins import ColumnCounts
 from ray_mlops.statistics.expected import Expected
-from ray_mlops.statistics.gap import GapSums
 from ray_mlops.statistics.table import TableCounts
 
 __all__ = ["ModelMonitor", "Performance", "Watched", "WindowReport"]
@@ -58,18 +56,6 @@ _SHOWN_SLOTS = 200
 """Newest slots of the history in ``view``; ``history`` has them all."""
 _SHOWN_BREAKDOWNS = 7
 """Newest windows whose performance is shown by arm, version, slice and group one by one."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """What labels say of one matured window."""
-
-    performance: Performance
-    loss: LossWindow | None = None
-    """For the loss channel; None where coverage is too small."""
-    gap: GapSums | None = None
-    breakdown: Breakdown | None = None
-    """None without rows."""
 
 
 class ModelMonitor:
@@ -204,9 +190,10 @@ class ModelMonitor:
             return None
         before, newest = self._mature_between(window)
         now_us = (window + 1) * self.reference.window_us
-        curves = self._curves(now_us)
-        matured = {index: self._judge(index, curves, now_us) for index in self._maturing(before, newest)}
-        revised = {index: self._judge(index, curves, now_us) for index in self.join.touched(before)}
+        judge = self._judge()
+        curves = judge.curves(now_us)
+        matured = {index: judge.judge(index, curves, now_us) for index in self._maturing(before, newest)}
+        revised = {index: judge.judge(index, curves, now_us) for index in self.join.touched(before)}
         self.join.take_touched(newest, now_us)  # from here on things change
         counts = self._open.pop(window, None)
         self.history.close(window, counts)
@@ -251,53 +238,24 @@ class ModelMonitor:
         ends = range(max(before + 1, newest + 1 - _QUIET_WINDOWS), newest + 1)
         return sorted({*ends, *(index for index in self._state.rows if before < index <= newest)})
 
-    def _curves(self, now_us: int) -> DelayCurves | None:
-        """How long labels take, by the windows that are over."""
-        return fit_delays(self.join.cohorts(now_us), self.watched.num_classes)
+    def _judge(self) -> LabelJudge:
+        return LabelJudge(self.watched, self.join, self.config, self.reference.estimator)
 
-    def _judge(self, window: int, curves: DelayCurves | None, now_us: int) -> "_Judged":
-        """What the labels that were there by a moment say of one window; nothing is changed by it."""
-        summary = self.join.summary(window, now_us)
-        if summary.rows == 0:
-            return _Judged(Performance(0, 0, None, None, False))
-        rows, weighting = weigh(
-            self.watched, self.join.rows(window, now_us), curves if self.config.labels.correct_delay else None, now_us
-        )
-        breakdown = break_down_rows(self.watched, rows)
-        table = rows.filter(pc.invert(pc.is_nan(rows["label"])))
-        if table.num_rows == 0:
-            return _Judged(Performance(summary.rows, 0, None, None, False), breakdown=breakdown)
-        own = own_losses(self.watched, table)
-        covered = summary.coverage >= self.config.labels.min_coverage and own[0] >= self.config.min_window_rows
-        judged = covered and self.watched.is_tested(window)
-        found = reconcile(self.watched, table, self.reference.estimator)
-        losses = mean_losses(self.watched, table)
-        shown = Performance(
-            summary.rows,
-            summary.labelled,
-            *losses,
-            judged,
-            found.metrics,
-            found.expected,
-            "" if weighting.weights is None else weighting.reason,
-        )
-        return _Judged(shown, own if judged else None, found.gap, breakdown)
-
-    def _mature(self, found: Mapping[int, "_Judged"]) -> None:
+    def _mature(self, found: Mapping[int, Judged]) -> None:
         """Take in what labels say of windows, in order of time."""
         for window, judged in found.items():
             self._show(window, judged, judged.performance.judged)
             if judged.loss is not None:
                 self.dataset.update_loss(window, judged.loss, judged.gap)
 
-    def _revise(self, found: Mapping[int, "_Judged"]) -> None:
+    def _revise(self, found: Mapping[int, Judged]) -> None:
         """Show what labels that came late, and corrections, say of windows that have been judged: once is for good."""
         for window, judged in found.items():
             before = self._state.performance.get(window)
             if before is not None:
                 self._show(window, judged, before.judged)
 
-    def _show(self, window: int, judged: "_Judged", is_judged: bool) -> None:
+    def _show(self, window: int, judged: Judged, is_judged: bool) -> None:
         self._state.labelled[window] = judged.performance.labelled
         self._state.performance[window] = replace(judged.performance, judged=is_judged)
         if judged.breakdown is not None:
@@ -330,6 +288,15 @@ class ModelMonitor:
     def labelled_rows(self) -> dict[int, int]:
         """Matured labelled rows by window."""
         return dict(self._state.labelled)
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Say why an alarm or a breach is up; what has drifted, by all windows since it has."""
+        return self.dataset.describe(name, self._since)
+
+    def _since(self, window: int) -> Mapping[str, ColumnCounts]:
+        window_us, end = self.reference.window_us, self._state.closed
+        found = None if end is None else self.history.past(window * window_us, (end + 1) * window_us)
+        return {} if found is None else found.counts
 
     def reports(self) -> list[WindowReport]:
         """The newest windows, oldest first."""
@@ -407,7 +374,7 @@ class ModelMonitor:
     def _label_delays(self) -> dict[str, Any]:
         """How long labels take, which share of rows has one at which age, and whether the configuration fits that."""
         closed = self._state.closed
-        curves = None if closed is None else self._curves((closed + 1) * self.reference.window_us)
+        curves = None if closed is None else self._judge().curves((closed + 1) * self.reference.window_us)
         names = self.watched.classes if self.watched.num_classes > 1 else ()
         return describe_curves(curves, names, self.config.labels)
 

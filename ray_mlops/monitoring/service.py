@@ -139,11 +139,11 @@ class MonitorService:
     def _record_alarms(self, model: str, report: WindowReport) -> None:
         """Commit what is newly raised, and which breaches have cleared."""
         watched = self._model(model)
-        reference, dataset = watched.epoch.reference, watched.epoch.monitor.dataset
+        reference, monitor = watched.epoch.reference, watched.epoch.monitor
         for change in watched.alarms.changes(report.window, report.alarms, report.breaches):
             payload = {"alarm": change.alarm, "level": change.level, "name": change.name, "window": report.window}
             payload |= {"version": report.version, "reference": reference.id, "window_us": reference.window_us}
-            detail = dataset.describe(change.name) if change.kind == RAISED else {}
+            detail = monitor.describe(change.name) if change.kind == RAISED else {}
             event = self._append(model, change, {**payload, **detail}, report)
             watched.alarms.apply([event])
             logger.warning("%s model=%s alarm=%s window=%d", change.kind, model, change.alarm, report.window)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from ray_mlops.serving.rollout.shadow import BundleFacts, gather_losses
@@ -496,6 +497,20 @@ def test_labelled_rows_are_those_of_matured_windows(watch: Any) -> None:
     assert watch().monitor.labelled(0).num_rows == 0
 
 
+def test_text_of_drift_speaks_of_all_windows_since_the_change(watch: Any) -> None:
+    watched, moved = watch(), range(FIRST + 6, FIRST + 12)
+    watched.run(range(FIRST, FIRST + 6))
+    watched.run(moved, shift=1.5)
+    told, closed = watched.monitor.describe("inputs"), watched.monitor.closed_window
+    since = told["change_point"]
+    assert since in moved
+    assert closed - since >= 3
+    values = watched.traffic.windows(range(since, closed + 1), shift=1.5)["features.x"]
+    words = f"mean {pc.mean(values).as_py():.4g} in the {closed - since + 1} windows since the change, "
+    assert told["columns"]["x"]["moved"].startswith(words)
+    assert watched.monitor.dataset.describe("inputs")["columns"]["x"]["moved"].split(", ")[0].endswith("in this window")
+
+
 def test_window_that_cannot_be_judged_is_left_as_it_was_and_closes_when_it_can(
     watch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -508,7 +523,7 @@ def test_window_that_cannot_be_judged_is_left_as_it_was_and_closes_when_it_can(
         each.send(each.traffic.window(FIRST + 3))
         if each is shaken:
             with monkeypatch.context() as patched:
-                patched.setattr("ray_mlops.monitoring.monitor.mean_losses", lambda *_: 1 / 0)
+                patched.setattr("ray_mlops.monitoring.judging.mean_losses", lambda *_: 1 / 0)
                 for _ in range(2):
                     with pytest.raises(ZeroDivisionError):
                         each.close()
