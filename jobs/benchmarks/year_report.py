@@ -54,7 +54,7 @@ def measure(options: Options, report: Report) -> None:
 
 
 def estimate_error(year: WatchedYear) -> Figure:
-    """How far the estimate lay from the truth on days that had both, beside a guess that never changes."""
+    """How far the estimate lay from the truth on days that had both, beside the best guess that never changes."""
     shown = [
         (float(day["loss"]), float(day["estimated"]["bounded_loss"]))
         for day in year.recorder.performance.values()
@@ -63,8 +63,9 @@ def estimate_error(year: WatchedYear) -> Figure:
     truth = [loss for loss, _ in shown]
     constant = mean_of(abs(loss - mean_of(truth)) for loss in truth)
     days = len(year.recorder.performance)
-    detail = f"mean error of the bounded loss on {len(shown)} of {days} days; a constant guess {constant:.4f}"
-    return Figure("year_estimate_error", mean_of(abs(loss - guess) for loss, guess in shown), detail=detail)
+    guess = f"their own mean, known in hindsight, {constant:.4f}"
+    detail = f"mean error of the bounded loss on {len(shown)} of {days} days; {guess}"
+    return Figure("year_estimate_error", mean_of(abs(loss - told) for loss, told in shown), detail=detail)
 
 
 def tell_drills(history: History, repeats: int) -> list[Told]:

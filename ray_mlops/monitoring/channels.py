@@ -252,6 +252,11 @@ class DatasetMonitor:
         """Evidence that the loss has risen; 0 without a reference for it."""
         return 0.0 if self._loss is None else self._loss.log_e
 
+    @property
+    def reference_loss(self) -> float | None:
+        """Mean loss of the reference's windows; None without any."""
+        return None if self._loss is None else self._loss.reference_loss
+
     def evidence(self) -> dict[str, ColumnEvidence]:
         """What each watched column says at this moment."""
         return {

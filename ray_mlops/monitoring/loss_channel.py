@@ -51,6 +51,11 @@ class LossChannel:
         """Mean loss of the newest window."""
 
     @property
+    def reference_loss(self) -> float:
+        """Mean loss of the reference's windows."""
+        return self._centre
+
+    @property
     def limit(self) -> float:
         """The mean loss up to which there is no decay."""
         return self._centre + self._tolerance

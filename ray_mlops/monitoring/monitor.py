@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from ray_mlops.config import MonitoringConfig
 from ray_mlops.monitoring.breakdown import total
 from ray_mlops.monitoring.channels import DatasetMonitor, WindowVerdict
+from ray_mlops.monitoring.estimate_record import estimate_record
 from ray_mlops.monitoring.estimation import Calibration, decide_estimate, estimate_to_json, with_expectations
 from ray_mlops.monitoring.handover import (
     LATENCY,
@@ -344,6 +345,7 @@ class ModelMonitor:
                 }
                 for index in sorted(state.performance)[-HISTORY:]
             ],
+            "estimates": self._estimate_record(),
             "realised": self._realised(),
             "label_delays": self._label_delays(),
             "unlabelled": [
@@ -357,6 +359,12 @@ class ModelMonitor:
                 if index not in state.performance and state.closed is not None and index <= state.closed
             ][-HISTORY:],
         }
+
+    def _estimate_record(self) -> dict[str, Any] | None:
+        """How good the estimates of this epoch were; None where too little is known."""
+        own = [found for window, found in self._state.performance.items() if self.watched.is_tested(window)]
+        found = estimate_record(own, self.dataset.reference_loss)
+        return None if found is None else found.to_json()
 
     def _realised(self) -> dict[str, Any]:
         """Performance of the newest matured windows by arm, version, slice and group: in all, and window by window."""

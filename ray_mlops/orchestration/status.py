@@ -134,6 +134,8 @@ def monitor_lines(found: Mapping[str, Any]) -> list[str]:
     newest = [window["estimated"] for window in (*found.get("performance", []), *found.get("unlabelled", []))]
     if newest and newest[-1].get("is_shown") is False:
         lines.append(f"  no estimate: {newest[-1]['reason']}")
+    if record := found.get("estimates"):
+        lines.append(f"  estimates: {record['words']}")
     return lines
 
 

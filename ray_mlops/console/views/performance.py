@@ -78,7 +78,7 @@ def build_performance(
             "alarm_at": (document.get("drift") or {}).get("limit"),
             "is_alarmed": "loss" in (document.get("alarms") or ()),
             "kind": _kind(document),
-            "estimate": _estimate(windows),
+            "estimate": _estimate(windows, document.get("estimates") or {}),
             "delays": _delays(document.get("label_delays") or {}),
             "realised": _realised(document.get("realised") or {}),
             "labels": [(words, labels[name]) for name, words in _LABEL_WORDS.items() if name in labels],
@@ -133,8 +133,8 @@ def _kind(document: Mapping[str, Any]) -> str:
     return str(parts.get("kind_reason") or "")
 
 
-def _estimate(windows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What the newest estimate assumes, and why it is shown or not; None without one."""
+def _estimate(windows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the newest estimate assumes, why it is shown or not, how good estimates were; None without one."""
     newest: Mapping[str, Any] | None = next((w["estimated"] for w in reversed(windows) if w.get("estimated")), None)
     if newest is None:
         return None
@@ -144,6 +144,7 @@ def _estimate(windows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "is_shown": bool(newest.get("is_shown", True)),
         "reason": str(newest.get("reason") or ""),
         "band": coverage if isinstance(coverage, float) else None,
+        "record": str(record.get("words") or ""),
     }
 
 

@@ -337,7 +337,9 @@ def test_performance_says_why_there_is_no_estimate_and_what_a_loss_alarm_is_abou
     hidden |= {"is_shown": False, "reason": "9 rows, 50 are needed", "coverage": 0.95}
     newest = view["performance"][-1]["window"] + 1
     view["unlabelled"] = [{"window": newest, "start": "2013-01-31T00:00:00Z", "estimated": hidden}]
+    view["estimates"] = {"words": "off by 0.1 on average in 5 matured windows"}
     words = Page(ask(data, "/models/flights/performance")).words
+    assert "Estimates were off by 0.1 on average in 5 matured windows." in words
     assert "concept drift: labels no longer follow." in words
     assert "The newest estimate is not shown: 9 rows, 50 are needed." in words
     assert "All 24 windows as a table" in words

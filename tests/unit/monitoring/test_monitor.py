@@ -1,6 +1,7 @@
 """Windows of event time: what closes them, what they say, and what a restart must not change."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from ray_mlops.monitoring.estimate_record import estimate_record
+from ray_mlops.monitoring.monitor_state import Performance
 from ray_mlops.serving.rollout.shadow import BundleFacts, gather_losses
 
 HOUR = 3_600_000_000
@@ -324,6 +327,41 @@ def test_labels_mature_after_their_delay_and_not_before(watch: Any) -> None:
         FIRST + 3: (FIRST + 1,),
     }
     assert watched.monitor.labelled_rows() == {FIRST: 40, FIRST + 1: 0}
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_record_of_estimates_is_that_of_this_epoch(watch: Any, flip: bool) -> None:
+    watched = watch()
+    for window in range(FIRST, FIRST + 12):
+        rows = watched.traffic.window(window)
+        watched.send(rows)
+        watched.monitor.add_labels(watched.traffic.labels(rows, flip=flip))
+        watched.close()
+        if window == FIRST + 5:
+            assert watched.monitor.view()["estimates"] is None
+    found = watched.monitor.view()["estimates"]
+    gaps = [abs(shown["estimate_error"]["bounded_loss"]) for shown in performance(watched).values()]
+    assert found["windows"] == len(gaps) == 9
+    assert found["error"] == pytest.approx(np.mean(gaps))
+    assert found["is_useful"] != ("no better than" in found["words"])
+    watched.monitor.watched = replace(watched.monitor.watched, start_window=FIRST + 20)
+    watched.run([FIRST + 12])
+    assert watched.monitor.view()["estimates"] is None
+
+
+def test_record_says_whether_estimates_beat_a_constant() -> None:
+    def seen(realised: float, expected: float) -> Performance:
+        return Performance(50, 50, realised, None, True, {"bounded_loss": realised}, {"bounded_loss": expected})
+
+    good = estimate_record([seen(0.1 * k, 0.1 * k + 0.01) for k in range(5)], 0.2)
+    poor = estimate_record([seen(0.2, 0.3)] * 5, 0.2)
+    assert good is not None
+    assert poor is not None
+    assert (good.is_useful, good.error, good.constant_error) == (True, pytest.approx(0.01), pytest.approx(0.12))
+    assert (poor.is_useful, poor.error, poor.constant_error) == (False, pytest.approx(0.1), 0.0)
+    assert estimate_record([seen(0.2, 0.3)] * 5, None) is None
+    unestimated = Performance(50, 50, 0.2, None, True, {"bounded_loss": 0.2})
+    assert estimate_record([seen(0.2, 0.3)] * 4 + [unestimated], 0.2) is None
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])

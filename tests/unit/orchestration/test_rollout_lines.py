@@ -40,4 +40,5 @@ def test_monitor_shows_estimates_beside_truth_and_why_there_is_none() -> None:
     assert "  2013-01-01 labels 8/9 loss 0.1300 estimated 0.1200 (0.1000 to 0.1400) off by -0.0100" in lines
     assert "  2013-01-02 no labels yet estimated 0.1200 (0.1000 to 0.1400)" in lines
     assert lines[-2:] == ["  2013-01-03 no labels yet estimated -", "  no estimate: labels contradict it: off"]
+    assert monitor_lines({**found, "estimates": {"words": "off by 0.1"}})[-1] == "  estimates: off by 0.1"
     assert not any(line.startswith("loss:") for line in monitor_lines({**found, "alarms": []}))
