@@ -30,7 +30,7 @@ class ProcessorTime:
         """The same by what each process calls itself."""
         totals: dict[str, float] = {}
         for key, ticks in _ticks(self._find()).items():
-            name = _title(key[0]) or key[1]
+            name = title_of(key[0]) or key[1]
             totals[name] = totals.get(name, 0.0) + (ticks - self._before.get(key, 0)) / TICKS_PER_S
         return totals
 
@@ -46,7 +46,7 @@ def _ticks(records: Iterable[ProcessRecord]) -> dict[tuple[int, str], int]:
     return found
 
 
-def _title(pid: int) -> str:
+def title_of(pid: int) -> str:
     """What Ray names its workers after, as ``ServeReplica:gateway:Gateway``; empty for other processes."""
     try:
         line = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")

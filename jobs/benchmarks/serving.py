@@ -22,6 +22,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "jobs.benchmarks.tabular": (),
     "jobs.benchmarks.weight_changes": ("weight_change_ms",),
     "jobs.benchmarks.faults": ("failed_requests",),
+    "jobs.benchmarks.lost_replicas": ("lost_replica_failures",),
 }
 
 

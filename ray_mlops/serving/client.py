@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +34,10 @@ _ERRORS: dict[int, type[RayMLOpsError]] = {
 _FULL = frozenset({429, 503})
 """Statuses of a call that was not even begun, so that it may be repeated."""
 _LONGEST_PAUSE_S = 10.0
+_LOST = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+"""The connection broke under a call: its replica was killed, or the connection was closed while it was idle."""
+_REPEATABLE = frozenset({"/predict", "/feedback"})
+"""What may reach the service twice, besides reads: rows and labels are known by their ids."""
 
 _OPERATORS: dict[str, type[RayMLOpsError]] = {
     kind.__name__: kind for kind in (GateRefusedError, ModelNotFoundError, RolloutError)
@@ -79,6 +84,9 @@ class Client:
     ) -> dict[str, Any]:
         """Ask for predictions; returns ``predictions``, ``ids``, ``model``, ``version`` and ``arm``.
 
+        When the connection breaks, since the replica was killed, the rows are sent once more under the same ids: they
+        are logged once.
+
         Raises:
             RequestError: The rows or ids are wrong; the message names the column and row.
             OverloadError: Try again later.
@@ -86,6 +94,8 @@ class Client:
         body: dict[str, Any] = {"instances": list(instances)}
         if ids is not None:
             body["ids"] = list(ids)
+        else:
+            body["request_id"] = uuid.uuid4().hex
         if routing_key is not None:
             body["routing_key"] = routing_key
         return self.call("POST", "/predict", body)
@@ -182,7 +192,12 @@ class Client:
 
     def _request(self, method: str, path: str, content: bytes | None) -> httpx.Response:
         try:
-            return self._http.request(method, self._prefix + path, content=content)
+            try:
+                return self._http.request(method, self._prefix + path, content=content)
+            except _LOST:
+                if method != "GET" and path not in _REPEATABLE:
+                    raise
+                return self._http.request(method, self._prefix + path, content=content)
         except httpx.TransportError as error:
             place = f"{method} {self._http.base_url}{self._prefix}{path}"
             raise OverloadError(f"no answer: {error}", place, "is the service running? 'ray-mlops status'") from error

@@ -38,7 +38,7 @@ def test_refusal_of_an_operator_arrives_as_what_it_was(kind: type[RayMLOpsError]
 class Script:
     """A service that answers with statuses in turn, the last for ever; and a client of it, which waits at once."""
 
-    def __init__(self, *statuses: int, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *statuses: int | type[httpx.TransportError], headers: Mapping[str, str] | None = None) -> None:
         self.bodies: list[Any] = []
         self.pauses_s: list[float] = []
         self._statuses, self._headers = list(statuses), headers or {}
@@ -48,6 +48,8 @@ class Script:
     def _answer(self, request: httpx.Request) -> httpx.Response:
         self.bodies.append(json.loads(request.content))
         status = self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
+        if isinstance(status, type):
+            raise status("the connection broke")
         return httpx.Response(status, json={"accepted": 1}, headers=self._headers)
 
 
@@ -79,6 +81,36 @@ def test_predictions_are_asked_for_once() -> None:
     with pytest.raises(OverloadError):
         script.client.predict([{"x": 1}])
     assert (len(script.bodies), script.pauses_s) == (1, [])
+
+
+LOST = [httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError]
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_rows_and_labels_of_a_broken_connection_are_sent_once_more_as_they_were(lost: Any) -> None:
+    script = Script(lost, 200)
+    assert script.client.predict([{"x": 1}]) == {"accepted": 1}
+    assert len(script.bodies) == 2
+    assert script.bodies[0] == script.bodies[1]
+    assert len(script.bodies[0]["request_id"]) == 32
+    named = Script(lost, 200)
+    named.client.predict([{"x": 1}], ids=["a"])
+    named.client.feedback([LABEL])
+    assert named.bodies == [{"instances": [{"x": 1}], "ids": ["a"]}] * 2 + [{"labels": [LABEL]}]
+
+
+@pytest.mark.parametrize("lost", [*LOST, httpx.ConnectError, httpx.ReadTimeout])
+def test_commands_are_never_repeated_nor_calls_that_nobody_took(lost: Any) -> None:
+    script = Script(lost, 200)
+    with pytest.raises(OverloadError, match="no answer: the connection broke"):
+        script.client.command("promote")
+    unheard = Script(httpx.ConnectError, 200)
+    with pytest.raises(OverloadError, match="no answer"):
+        unheard.client.predict([{"x": 1}])
+    twice = Script(httpx.ReadError)
+    with pytest.raises(OverloadError, match="no answer"):
+        twice.client.predict([{"x": 1}])
+    assert [len(each.bodies) for each in (script, unheard, twice)] == [1, 1, 2]
 
 
 def test_labels_may_be_corrections_one_by_one_or_all() -> None:
