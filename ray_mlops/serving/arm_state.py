@@ -12,8 +12,11 @@ from typing import Any
 import ray
 from ray._private import state as ray_state
 from ray.exceptions import RayError, RayTaskError
+from ray.serve._private.application_state import StatusOverview
 from ray.serve._private.common import DeploymentID, ReplicaState
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+from ray.serve.generated.serve_pb2 import StatusOverview as StatusOverviewProto  # type: ignore[attr-defined]
+from ray.serve.schema import ApplicationStatus
 
 from ray_mlops.errors import ClusterError
 
@@ -63,6 +66,25 @@ def read_replicas(application: str, deployment: str) -> ArmReplicas:
         replica.replica_id: replica.actor_id or "" for replica in details.replicas if replica.state in _ANSWERING
     }
     return ArmReplicas(details.target_num_replicas, running, details.message)
+
+
+def read_status(application: str) -> tuple[ApplicationStatus | None, str]:
+    """Ask for the state of an application (None: there is none), with the messages of its deployments.
+
+    ``serve.status`` says it of all of them, and took 4 % of a core for one question a second.
+
+    Raises:
+        ClusterError: Serve's controller does not answer.
+    """
+    content = _controller("get_serve_status", application)
+    if content is None:
+        return None, ""
+    found = StatusOverview.from_proto(StatusOverviewProto.FromString(content))
+    state = found.app_status
+    if state.status == ApplicationStatus.NOT_STARTED and not state.deployment_timestamp:
+        return None, ""
+    messages = [state.message, *(deployment.message for deployment in found.deployment_statuses)]
+    return state.status, " ".join(message for message in messages if message)
 
 
 def set_replicas(application: str, deployment: str, replicas: int) -> None:

@@ -36,6 +36,8 @@ _FULL = frozenset({429, 503})
 _LONGEST_PAUSE_S = 10.0
 _LOST = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 """The connection broke under a call: its replica was killed, or the connection was closed while it was idle."""
+_PAUSE_OF_LOST_S = 0.1
+"""Until the ingress has noticed that a replica is dead."""
 _REPEATABLE = frozenset({"/predict", "/feedback"})
 """What may reach the service twice, besides reads: rows and labels are known by their ids."""
 
@@ -197,6 +199,7 @@ class Client:
             except _LOST:
                 if method != "GET" and path not in _REPEATABLE:
                     raise
+                self._sleep(_PAUSE_OF_LOST_S)
                 return self._http.request(method, self._prefix + path, content=content)
         except httpx.TransportError as error:
             place = f"{method} {self._http.base_url}{self._prefix}{path}"

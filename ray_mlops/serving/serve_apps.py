@@ -11,7 +11,7 @@ from ray.serve.schema import ApplicationStatus
 
 from ray_mlops.config import ProjectConfig
 from ray_mlops.errors import ClusterError, DeadlineError
-from ray_mlops.serving.arm_state import ArmReplicas, read_replicas, set_replicas
+from ray_mlops.serving.arm_state import ArmReplicas, read_replicas, read_status, set_replicas
 from ray_mlops.serving.candidate import CandidateArm, GateReplica
 from ray_mlops.serving.loaded import trusted_modules
 from ray_mlops.serving.rollout.sizing import actor_resources
@@ -62,12 +62,12 @@ def run_app(app: Application, name: str, route_prefix: str | None, timeout_s: fl
 
 
 def app_status(name: str) -> tuple[ApplicationStatus | None, str]:
-    """State of an application (None: there is none), with the messages of its deployments."""
-    overview = serve.status().applications.get(name)
-    if overview is None:
-        return None, ""
-    messages = [overview.message, *(deployment.message for deployment in overview.deployments.values())]
-    return overview.status, " ".join(message for message in messages if message)
+    """State of an application (None: there is none), with the messages of its deployments.
+
+    Raises:
+        ClusterError: Serve's controller does not answer.
+    """
+    return read_status(name)
 
 
 def delete_app(name: str) -> None:

@@ -135,11 +135,11 @@ class ServeArmControl:
     async def ready(self, model: str, version: str) -> tuple[ArmHealth, str]:
         """How an arm is; one of whose processes any died since ``start`` has failed, though Serve starts others."""
         name = arm_app(model, version)
-        status, message = await asyncio.to_thread(app_status, name)
-        if status is None or status == ApplicationStatus.DELETING:
-            return "absent", message
-        known = self._replicas.setdefault(name, {})
         try:
+            status, message = await asyncio.to_thread(app_status, name)
+            if status is None or status == ApplicationStatus.DELETING:
+                return "absent", message
+            known = self._replicas.setdefault(name, {})
             found = await asyncio.to_thread(read_replicas, name, ARM_DEPLOYMENT)
             if death := await asyncio.to_thread(_death, known, found):
                 return "failed", death

@@ -91,6 +91,7 @@ def test_rows_and_labels_of_a_broken_connection_are_sent_once_more_as_they_were(
     script = Script(lost, 200)
     assert script.client.predict([{"x": 1}]) == {"accepted": 1}
     assert len(script.bodies) == 2
+    assert script.pauses_s == [0.1]
     assert script.bodies[0] == script.bodies[1]
     assert len(script.bodies[0]["request_id"]) == 32
     named = Script(lost, 200)

@@ -23,10 +23,15 @@ class Cluster:
         self.causes: dict[str, str] = {}
         self.is_away = self.hangs = False
         self.control = ServeArmControl()
-        monkeypatch.setattr(serve_arms, "app_status", lambda name: (self.status, "says Serve"))
+        monkeypatch.setattr(serve_arms, "app_status", lambda name: self._status())
         monkeypatch.setattr(serve_arms, "read_replicas", lambda name, deployment: self._replicas())
         monkeypatch.setattr(serve_arms, "cause_of_death", lambda actor: self.causes.get(actor, ""))
         monkeypatch.setattr(self.control, "_ask", self._ask)
+
+    def _status(self) -> tuple[ApplicationStatus | None, str]:
+        if self.is_away:
+            raise ClusterError("no answer: ActorUnavailableError", "Serve's controller")
+        return self.status, "says Serve"
 
     def _replicas(self) -> ArmReplicas:
         if self.is_away:
