@@ -193,17 +193,19 @@ class Client:
         raise _error(response, f"{method} {path}")
 
     def _request(self, method: str, path: str, content: bytes | None) -> httpx.Response:
-        try:
+        may_repeat = method == "GET" or path in _REPEATABLE
+        while True:
             try:
-                return self._http.request(method, self._prefix + path, content=content)
-            except _LOST:
-                if method != "GET" and path not in _REPEATABLE:
-                    raise
-                self._sleep(_PAUSE_OF_LOST_S)
-                return self._http.request(method, self._prefix + path, content=content)
-        except httpx.TransportError as error:
-            place = f"{method} {self._http.base_url}{self._prefix}{path}"
-            raise OverloadError(f"no answer: {error}", place, "is the service running? 'ray-mlops status'") from error
+                response = self._http.request(method, self._prefix + path, content=content)
+                if not may_repeat or not _is_of_ingress(response):
+                    return response
+            except httpx.TransportError as error:
+                if not may_repeat or not isinstance(error, _LOST):
+                    place = f"{method} {self._http.base_url}{self._prefix}{path}"
+                    remedy = "is the service running? 'ray-mlops status'"
+                    raise OverloadError(f"no answer: {error}", place, remedy) from error
+            may_repeat = False
+            self._sleep(_PAUSE_OF_LOST_S)
 
     def close(self) -> None:
         """Close the connections."""
@@ -231,6 +233,11 @@ def pause_before_repeat(retry_after: str | None, attempt: int) -> float:
     """
     asked_s = float(retry_after) if retry_after is not None and retry_after.isdecimal() else 0.5
     return max(asked_s, min(asked_s * 2.0 ** min(attempt, 10), _LONGEST_PAUSE_S))
+
+
+def _is_of_ingress(response: httpx.Response) -> bool:
+    """Whether the ingress answered because no replica did; what the service says is JSON."""
+    return response.status_code >= 500 and "json" not in response.headers.get("content-type", "")
 
 
 def _error(response: httpx.Response, place: str) -> RayMLOpsError:
