@@ -7,6 +7,7 @@ import pytest
 _ALONE = ("integration", "e2e")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Keep the tests of Ray in one process of ``pytest -n``: their clusters want the machine for themselves."""
     for item in items:
