@@ -17,7 +17,7 @@ demo: .venv/.installed ## A year of flights: train, serve, drift, retrain, roll 
 	$(BIN)/ray-mlops demo
 
 test: .venv/.installed lint ## Lint, types and every test (under 15 minutes on 2 cores).
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 unit: .venv/.installed ## The tests that need no Ray; seconds.
 	$(BIN)/python -m pytest tests/unit ray_mlops -q
